@@ -147,7 +147,7 @@ def make_split(
         out[mine[:n]] = 1
     return out
 
-# %% ../nbs/lib/data.ipynb #b8498b60
+# %% ../nbs/lib/data.ipynb #22080ec3
 def _write(folder: Path, name: str, images, labels, classes, given, files, checksum, skipped, split_seed) -> None:
     np.save(folder / "labels.npy", labels)
     np.save(folder / "split.npy", make_split(labels, given, split_seed))
@@ -191,7 +191,7 @@ def _pack_folder(root: Path, found, size: int, split_seed: int, part: Path) -> N
     images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(found), size, size, 3))
     total, kept, skipped = hashlib.sha256(), [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, (digest, image) in zip(found, tqdm(pool.map(read, found), f"packing {root.name}", len(found), leave=False)):
+        for item, (digest, image) in zip(found, tqdm(pool.map(read, found), f"packing {root.name}", len(found), leave=False, mininterval=1)):
             name = item[0].relative_to(root).as_posix()
             if image is None:
                 skipped.append(name)
@@ -220,7 +220,7 @@ def _pack_folder(root: Path, found, size: int, split_seed: int, part: Path) -> N
     given = [item[2] for item, _ in kept]
     _write(part, root.name, images, labels, classes, given, [n for _, n in kept], total.hexdigest(), skipped, split_seed)
 
-# %% ../nbs/lib/data.ipynb #f4b7938c
+# %% ../nbs/lib/data.ipynb #e89873e7
 DEMO_IDENTITIES, DEMO_PICTURES, DEMO_SIZE = 24, 60, 128
 
 
@@ -230,7 +230,7 @@ def _pack_demo(identities: int, pictures: int, size: int, split_seed: int, part:
     pairs = [(i, k) for i in range(identities) for k in range(pictures)]
     images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(pairs), size, size, 3))
     total = hashlib.sha256()
-    for n, (i, k) in enumerate(tqdm(pairs, "drawing the demo faces", leave=False)):
+    for n, (i, k) in enumerate(tqdm(pairs, "drawing the demo faces", leave=False, mininterval=1)):
         face = render(i, k, DEMO_SIZE)
         total.update(face.tobytes())
         images[n] = face if size == DEMO_SIZE else np.asarray(Image.fromarray(face).resize((size, size), Image.Resampling.BILINEAR))

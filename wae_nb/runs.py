@@ -266,7 +266,7 @@ def _finish(spec, task, data, folder, result, test, each) -> None:
     for left in [*folder.glob("checkpoint*"), folder / "best.safetensors"]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #c09eb0a7
+# %% ../nbs/lib/runs.ipynb #5572435c
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -286,15 +286,14 @@ PROFILES = {
 
 
 def _seeds(seeds) -> list[int]:
-    if isinstance(seeds, str):
-        seeds = seeds.replace("[", "").replace("]", "").split(",")
+    each = seeds.strip("[]").split(",") if isinstance(seeds, str) else seeds if isinstance(seeds, (list, tuple)) else [seeds]
     try:
-        seeds = [int(s) for s in (seeds if isinstance(seeds, (list, tuple)) else [seeds])]
+        each = [int(s) for s in each]
     except (TypeError, ValueError):
-        raise ValueError(f"seeds={seeds!r}: use whole numbers, for instance [0, 1, 2] or \"0,1,2\"") from None
-    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={seeds!r}: use whole numbers, for instance [0, 1, 2] or '0,1,2'") from None
+    if not each or len(set(each)) < len(each):
         raise ValueError(f"seeds={seeds!r}: give at least one, and none twice")
-    return seeds
+    return each
 
 
 class Experiment:
@@ -308,6 +307,7 @@ class Experiment:
         seeds: list[int] | int | str = 0,  # one run a row for each
         device: str = "auto",  # "auto", "cpu" or "cuda"
         runs_dir: str | Path | None = None,  # by default `runs` in the project's root
+        figures_dir: str | Path | None = None,  # tables, figures and records go to its folder of the profile; by default `figures` in the project's root
         progress: bool = True,
     ):
         if profile not in PROFILES:
@@ -316,6 +316,7 @@ class Experiment:
         self.profile, self.backbone, self.seeds = profile, backbone, _seeds(seeds)
         self.size = PROFILES[profile]
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
+        self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
         self.engine = Engine(device, progress=progress)
         self.data = load(data_root, self.size.image_size, self.runs_dir / "data", demo_shape=self.size.demo_shape)
         self.recipe = self.size.recipe(backbone, len(self.data.indices("train")))
@@ -333,12 +334,43 @@ class Experiment:
         self,
         specs: list[RunSpec],
     ) -> list[Run]:
-        "The runs of a row, trained now where they are missing; prints a line for each."
+        "The runs of a row, trained now where they are missing; prints a line for each, and copies its record to the figures."
         out = []
+        (self.figures_dir / "records").mkdir(parents=True, exist_ok=True)
         for spec in specs:
             began = time.perf_counter()
             run = get_or_train(spec, self.data, self.engine, self.runs_dir)
             out.append(run)
             how = "found" if time.perf_counter() - began < 5 and run.record["seconds"] > 5 else "trained"
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")
+            _write_json(self.figures_dir / "records" / f"{spec.name}.json", run.record)
         return out
+
+    def caption(
+        self,
+        runs: list[Run],
+    ) -> str:
+        "What the numbers above it were measured on."
+        d, m = self.data.describe(), runs[0].record["machine"]
+        machines = {r.record["machine"]["gpu"] or r.record["machine"]["cpu"] for r in runs}
+        sizes = f"{self.backbone} at {self.size.width:g} of its width, {self.size.image_size} px, recipe {self.recipe.name!r}, seeds {self.seeds}"
+        counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
+        return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {', '.join(sorted(machines))}; torch {m['versions']['torch']}."
+
+    def save(
+        self,
+        name: str,  # of the file, without an ending
+        what,  # a `DataFrame` (csv, md and tex) or a matplotlib `Figure` (png and svg)
+        caption: str = "",  # stands under a table
+    ) -> Path:  # of the md or png file
+        "Write a table or figure into the figures of the profile, named after the data and the backbone."
+        stem = self.figures_dir / f"{name}-{self.data.name}-{self.backbone}"
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        if hasattr(what, "savefig"):
+            for end in ("png", "svg"):
+                what.savefig(stem.with_suffix(f".{end}"), dpi=100)
+            return stem.with_suffix(".png")
+        what.to_csv(stem.with_suffix(".csv"))
+        stem.with_suffix(".tex").write_text(what.to_latex(caption=caption or None, escape=True))
+        stem.with_suffix(".md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
+        return stem.with_suffix(".md")
