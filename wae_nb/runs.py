@@ -266,7 +266,7 @@ def _finish(spec, task, data, folder, result, test, each) -> None:
     for left in [*folder.glob("checkpoint*"), folder / "best.safetensors"]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #5572435c
+# %% ../nbs/lib/runs.ipynb #860605ac
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -364,13 +364,15 @@ class Experiment:
         caption: str = "",  # stands under a table
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
-        stem = self.figures_dir / f"{name}-{self.data.name}-{self.backbone}"
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        def file(end):
+            return self.figures_dir / f"{name}-{self.data.name}-{self.backbone}.{end}"
+
+        self.figures_dir.mkdir(parents=True, exist_ok=True)
         if hasattr(what, "savefig"):
             for end in ("png", "svg"):
-                what.savefig(stem.with_suffix(f".{end}"), dpi=100)
-            return stem.with_suffix(".png")
-        what.to_csv(stem.with_suffix(".csv"))
-        stem.with_suffix(".tex").write_text(what.to_latex(caption=caption or None, escape=True))
-        stem.with_suffix(".md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
-        return stem.with_suffix(".md")
+                what.savefig(file(end), dpi=100)
+            return file("png")
+        what.to_csv(file("csv"))
+        file("tex").write_text(what.to_latex(caption=caption or None, escape=True))
+        file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
+        return file("md")
