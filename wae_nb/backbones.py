@@ -6,14 +6,14 @@
 __all__ = ['FAMILIES', 'INITS', 'backbone_names', 'check_backbone', 'features', 'is_vgg', 'slim', 'flat_head', 'pooled_head',
            'init_']
 
-# %% ../nbs/lib/backbones.ipynb #2e3bd094
+# %% ../nbs/lib/backbones.ipynb #ac265160
 import copy
 import math
 from collections import OrderedDict
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from .wae import xavier_
 

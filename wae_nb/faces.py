@@ -57,7 +57,7 @@ def identity(
     )  # fmt: skip
     return {k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in traits.items()}
 
-# %% ../nbs/lib/faces.ipynb #82a08029
+# %% ../nbs/lib/faces.ipynb #eb993062
 def render(
     who: int,  # identity, ≥ 0
     picture: int,  # of that identity, ≥ 0
@@ -148,7 +148,8 @@ def render(
 
     # fringe; hairline recedes with age
     top = -h + p["fringe"] * (1 - 0.35 * age) + 0.25 * np.abs(X - p["parting"] * w) ** 1.5
-    _over(img, hair * strand[..., None] * (0.75 + 0.25 * lit[..., None]), _ink(np.maximum(Y - top, _ellipse(X, Y, 0, -0.02, w + p["hair_volume"], h + p["hair_volume"])), soft))
+    crown = _ellipse(X, Y, 0, -0.02, w + p["hair_volume"], h + p["hair_volume"])
+    _over(img, hair * strand[..., None] * (0.75 + 0.25 * lit[..., None]), _ink(np.maximum(Y - top, crown), soft))
     if p["glasses"]:
         for side in (-1, 1):
             _over(img, [0.1] * 3, _ink(np.abs(_ellipse(x, y, side * p["eye_x"], p["eye_y"], p["eye_x"] * 0.72, 0.06)) - 0.004, soft))

@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'Recipe', 'paper_recipe', 'short_recipe', 'WAETask', 'ClassifyTask',
            'JointTask', 'Engine', 'evaluate', 'Diverged', 'fit']
 
-# %% ../nbs/lib/training.ipynb #4962710a
+# %% ../nbs/lib/training.ipynb #ee8471e9
 import json
 import math
 import os
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .classifier import DecomposedClassifier
 from .data import Dataset, crop, crop_offsets, loader, stream_seed
-from .losses import classification_loss, energy_loss, joint_loss, reconstruction_loss, transform_loss
+from .losses import classification_loss, joint_loss, transform_loss
 from .wae import WAE, Decoder
 
 # %% ../nbs/lib/training.ipynb #5ff313bd

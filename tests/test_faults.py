@@ -1,0 +1,87 @@
+"""Runs that are cut off, and runs on several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from wae_nb.data import load
+from wae_nb.runs import RunSpec, get_or_train
+from wae_nb.training import Engine, short_recipe
+
+folder, stage, epochs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+data = load(None, 32, folder / "data", demo_shape=(4, 20))
+r = short_recipe("test", 64)
+r = replace(r, wae=replace(r.wae, epochs=epochs), classify=replace(r.classify, epochs=epochs), finetune=replace(r.finetune, epochs=epochs))
+spec = RunSpec("wae", "vgg11", data.checksum, r, stage=stage, image_size=32, width=0.125)
+print(get_or_train(spec, data, Engine("cpu", progress=False), folder).folder)
+"""
+
+
+def start(folder: Path, stage: int, epochs: int, processes: int = 1) -> subprocess.Popen:
+    script = folder.parent / "script.py"
+    script.write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29571"] if processes > 1 else []
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, script, folder, str(stage), str(epochs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+
+
+def finish(process: subprocess.Popen) -> None:
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out[-3000:]
+
+
+def outcome(folder: Path, stage: int) -> dict:
+    """Everything that a run decides: metrics by epoch and on the test split, but not how long it took."""
+    (run,) = folder.glob(f"wae*-stage{stage}-*")
+    record = json.loads((run / "record.json").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines == record["history"]
+    return {k: record[k] for k in ("name", "test", "best", "best_epoch", "epochs", "history", "answers", "labels", "data", "macs", "parameters")}
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_killed_and_run_again(tmp_path, stage):
+    """SIGKILL in the middle of each stage: the next attempt goes on from the last finished epoch and ends where an undisturbed run ends."""
+    epochs = 8
+    finish(start(tmp_path / "whole", stage, epochs))
+    process = start(tmp_path / "cut", stage, epochs)
+    deadline = time.time() + 240
+    while not list((tmp_path / "cut").glob(f"wae*-stage{stage}-*/checkpoint-000[234]")):
+        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    (run,) = (tmp_path / "cut").glob(f"wae*-stage{stage}-*")
+    assert not (run / "record.json").exists()
+    reached = max(int(p.name[-4:]) for p in run.glob("checkpoint-[0-9]*"))
+    assert 2 <= reached < epochs
+    before = run.joinpath("metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    finish(start(tmp_path / "cut", stage, epochs))
+    assert outcome(tmp_path / "cut", stage) == outcome(tmp_path / "whole", stage)
+    assert (run / "metrics.jsonl").read_text().splitlines()[: len(before)] == before
+    assert not list(run.glob("checkpoint*"))
+
+
+def test_two_processes_learn_the_same(tmp_path):
+    """Stage 1 has neither dropout nor batch norm: two processes on half a batch each take the steps of one, up to rounding."""
+    finish(start(tmp_path / "one", 1, 3))
+    finish(start(tmp_path / "two", 1, 3, processes=2))
+    one, two = outcome(tmp_path / "one", 1), outcome(tmp_path / "two", 1)
+    for a, b in zip([*one["history"], one["test"]], [*two["history"], two["test"]]):
+        assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_two_processes_run_every_stage(tmp_path):
+    finish(start(tmp_path / "two", 3, 1, processes=2))
+    assert outcome(tmp_path / "two", 3)["labels"] == sorted(outcome(tmp_path / "two", 3)["labels"])

@@ -1,0 +1,102 @@
+"""The notebooks as people use them: exported, cleaned, run by papermill from anywhere."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import papermill
+import pytest
+from conftest import ROOT
+
+NUMBERED = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+ALL = sorted((ROOT / "nbs").rglob("*.ipynb"))
+ALL = [p for p in ALL if not any(part.startswith(("_", ".")) for part in p.relative_to(ROOT).parts)]
+
+
+def text(out: Path) -> str:
+    """All printed and displayed text of an executed notebook."""
+    parts = []
+    for cell in json.loads(out.read_text())["cells"]:
+        for o in cell.get("outputs", []):
+            parts += o.get("text", []) + o.get("data", {}).get("text/plain", []) + o.get("data", {}).get("text/markdown", [])
+    return "".join(parts)
+
+
+def test_export_and_clean_change_nothing(root, tmp_path):
+    """wae_nb is what the notebooks export, and the notebooks are clean, tags included."""
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "_*", "figures", "*.egg-info", ".*_cache"))
+    (copy / "wae_nb").mkdir(exist_ok=True)
+    for f in (root / "wae_nb").glob("*.py"):
+        shutil.copy(f, copy / "wae_nb" / f.name)
+    for command in ("nbdev_export", "nbdev_clean"):
+        subprocess.run([Path(sys.executable).with_name(command)], cwd=copy, check=True, capture_output=True)
+    changed = [f.relative_to(copy).as_posix() for d in ("wae_nb", "nbs") for f in sorted((copy / d).rglob("*.*")) if f.suffix in (".py", ".ipynb")]
+    changed = [f for f in changed if not (root / f).exists() or (root / f).read_text() != (copy / f).read_text()]
+    assert not changed
+    assert {f.name for f in (copy / "wae_nb").glob("*.py")} == {f.name for f in (root / "wae_nb").glob("*.py")}
+    for path in NUMBERED:
+        tagged = [c for c in json.loads((copy / path.relative_to(root)).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1, path.name
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda p: p.stem)
+def test_committed_notebook(path):
+    """Under 1 MB, no saved error, and a title."""
+    nb = json.loads(path.read_text())
+    assert path.stat().st_size < 1_000_000
+    assert not [o for c in nb["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
+    assert "".join(nb["cells"][0]["source"]).startswith("# ")
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
+def test_parameters_are_typed_and_explained(path):
+    found = papermill.inspect_notebook(str(path))
+    assert found
+    for name, p in found.items():
+        assert p["inferred_type_name"] != "None", name
+        assert p["help"], name
+
+
+def run(root, out, cwd, **parameters):
+    args = [str(v) for k, value in parameters.items() for v in ("-p", k, value)]
+    command = [Path(sys.executable).with_name("papermill"), root / "nbs/05_cacd.ipynb", out, *args, "--no-progress-bar"]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})
+
+
+def test_table_6_on_a_folder_and_again(root, people, tmp_path):
+    """From another working folder, on grey pictures of odd sizes; the second time everything is found."""
+    shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", seeds="0,1")
+    first = run(root, tmp_path / "a.ipynb", tmp_path, **shared)
+    assert first.returncode == 0, first.stderr[-2000:]
+    second = run(root, tmp_path / "b.ipynb", tmp_path, **shared)
+    assert second.returncode == 0, second.stderr[-2000:]
+    a, b = text(tmp_path / "a.ipynb"), text(tmp_path / "b.ipynb")
+    assert "trained wae-resnet18-stage3-seed1" in a
+    assert "trained " not in b and b.count("found ") >= 8
+    table = (tmp_path / "figures/smoke/table6-people-resnet18.md").read_text()
+    assert all(row in table for row in ("resnet18", "Wavelet+CNN", "Decomposition+CNN", "Ours", "±"))
+    records = [json.loads(p.read_text()) for p in (tmp_path / "figures/smoke/records").glob("*.json")]
+    assert len(records) == 12  # four rows and stages 1 and 2, two seeds
+    for r in records:
+        assert (r["data"]["classes"], r["data"]["images"], len(r["data"]["checksum"])) == (5, 40, 64)
+        assert r["machine"]["cpu"] and r["code"].keys() == {"commit", "dirty"}
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        (dict(data_root="/no/such/folder"), "data_root='/no/such/folder' is not a folder"),
+        (dict(backbone="vgg17"), "backbone='vgg17' is unknown"),
+        (dict(profile="huge"), "profile='huge' is unknown"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
+def test_bad_parameter_is_one_line(root, tmp_path, bad, message):
+    done = run(root, tmp_path / "out.ipynb", tmp_path, **(dict(profile="smoke", runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures") | bad))
+    assert done.returncode != 0
+    assert any(message in line for line in done.stderr.splitlines())
+    assert not list((tmp_path / "runs").glob("*stage*"))
