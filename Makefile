@@ -27,8 +27,14 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
 	$(PY) -m pytest
+
+# the committed notebooks with outputs, the figures and README's tables, from real runs
+notebooks: $(VENV)/installed
+	TQDM_DISABLE=1 $(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/00_start_here.ipynb nbs/05_cacd.ipynb
+	$(VENV)/bin/nbdev_clean
+	$(PY) figures/into_readme.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache

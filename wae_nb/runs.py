@@ -31,7 +31,7 @@ from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAET
 from .training import _save, _write_json
 from .wae import WAE
 
-# %% ../nbs/lib/runs.ipynb #320f58a2
+# %% ../nbs/lib/runs.ipynb #7952b6a4
 FORMAT = 1  # of the runs; a change in what a spec means makes it a new one
 PLAIN, STAGE_1, STAGE_2, STAGE_3 = 0, 1, 2, 3
 LAST_STAGE = {"I_L": STAGE_2, "wae": STAGE_3}
@@ -81,7 +81,7 @@ class RunSpec:
         if self.stage in (STAGE_1, STAGE_3):
             out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale)
         if self.stage != STAGE_1:
-            out |= dict(backbone=self.backbone, width=self.width, init=r.init, terms=list(r.terms))
+            out |= dict(backbone=self.backbone, width=self.width, init=r.init, dropout=r.dropout, terms=list(r.terms))
         if self.stage == STAGE_3:
             out |= dict(gamma=r.gamma)
         if self.parent:
@@ -163,11 +163,11 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../nbs/lib/runs.ipynb #c0cfe5b2
+# %% ../nbs/lib/runs.ipynb #d0fe7db1
 def _network(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
-    return build(spec.method, spec.backbone, num_classes, spec.image_size, spec.width, init=spec.recipe.init)
+    return build(spec.method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=spec.recipe.dropout, init=spec.recipe.init)
 
 
 def _finished(spec: RunSpec, runs_dir: Path) -> Run | None:

@@ -29,7 +29,7 @@ from .data import Dataset, crop, crop_offsets, loader, stream_seed
 from .losses import classification_loss, joint_loss, transform_loss
 from .wae import WAE, Decoder
 
-# %% ../nbs/lib/training.ipynb #5ff313bd
+# %% ../nbs/lib/training.ipynb #24e0a06a
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "onecycle")
 
@@ -69,6 +69,7 @@ class Recipe:
     classify: StageRecipe  # stage 2, and networks without a trained WAE
     finetune: StageRecipe  # stage 3
     init: str = "xavier"  # of the classification networks, as in `init_`
+    dropout: float = 0.5  # in VGG's heads
     lam: float = 1.0  # λ of Eq. 5
     gamma: float = 0.001  # γ of Eq. 9
     reduction: str = "sum"  # of Eq. 3 and 4
@@ -87,13 +88,13 @@ def paper_recipe(
         finetune=StageRecipe(lr=1e-4, batch_size=256, epochs=40, schedule="plateau", drops=1),
     )
 
-# %% ../nbs/lib/training.ipynb #6a654c4f
+# %% ../nbs/lib/training.ipynb #3c604487
 def short_recipe(
     name: str,
     images: int,  # in the training split
     updates: int = 1000,  # of the weights in stage 2, at least
     epochs: int = 12,  # of stage 2, at least
-    lr: float = 1e-3,  # peak of stage 2
+    lr: float = 2e-3,  # peak of stage 2
     batch_size: int = 32,
     label_smoothing: float = 0.0,
 ) -> Recipe:
@@ -106,6 +107,7 @@ def short_recipe(
         classify=StageRecipe(lr=lr, epochs=epochs, label_smoothing=label_smoothing, **stage),
         finetune=StageRecipe(lr=lr / 10, epochs=math.ceil(epochs / 4), label_smoothing=label_smoothing, **stage),
         init="kaiming",
+        dropout=0.2,
     )
 
 # %% ../nbs/lib/training.ipynb #5d2a8abc
