@@ -95,7 +95,7 @@ class RunSpec:
         stage = f"stage{self.stage}" if self.stage else "plain-training"
         return "-".join(filter(None, [self.method, self.backbone, stage, f"seed{self.seed}", key]))
 
-# %% ../nbs/lib/runs.ipynb #b69b5ca3
+# %% ../nbs/lib/runs.ipynb #d47766e2
 def project_root() -> Path:
     "The folder of the checkout that this library runs from, or the working folder where it is installed elsewhere."
     import wae_nb
@@ -118,7 +118,7 @@ def machine() -> dict:
 
 
 def commit() -> dict:
-    "The code's commit, and whether the tree had changes beside it; None outside a checkout."
+    "The code's commit, and whether the library had changes beside it; None outside a checkout."
 
     def git(*args):
         try:
@@ -126,7 +126,7 @@ def commit() -> dict:
         except (OSError, subprocess.CalledProcessError):
             return None
 
-    changes = git("status", "--porcelain")
+    changes = git("status", "--porcelain", "--", "wae_nb", "settings.ini")
     return dict(commit=git("rev-parse", "HEAD"), dirty=None if changes is None else bool(changes))
 
 
