@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['TEST_NAMES', 'CACD_NAME', 'SPLITS', 'TEST_FRACTION', 'VAL_FRACTION', 'VAL_MOST', 'MAX_DAMAGED', 'DEMO_IDENTITIES',
-           'DEMO_PICTURES', 'DEMO_SIZE', 'DataError', 'find_images', 'read_image', 'Dataset', 'pack_size', 'make_split',
-           'load', 'stream_seed', 'Split', 'loader', 'crop_offsets', 'crop']
+           'DEMO_PICTURES', 'DEMO_SIZE', 'DataError', 'find_images', 'read_image', 'progress_bar', 'Dataset',
+           'pack_size', 'make_split', 'load', 'stream_seed', 'Split', 'loader', 'crop_offsets', 'crop']
 
-# %% ../nbs/lib/data.ipynb #b2603026
+# %% ../nbs/lib/data.ipynb #0e30f421
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,30 @@ def read_image(
             im = Image.alpha_composite(Image.new("RGBA", im.size, "white"), im)
         return np.asarray(im.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
+# %% ../nbs/lib/data.ipynb #02bb535f
+class _Line:
+    def __init__(self):
+        from IPython.display import display
+
+        self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+
+    def write(self, text: str) -> None:
+        if "\r" in text:
+            self.handle.update({"text/plain": text.strip()}, raw=True)
+
+    def flush(self) -> None:
+        pass
+
+
+def progress_bar(
+    *args,  # as for `tqdm`
+    disable: bool = False,
+    **kw,
+) -> tqdm:
+    "A `tqdm` that redraws once a second and disappears when done."
+    file = _Line() if "ipykernel" in sys.modules and not disable else sys.stderr
+    return tqdm(*args, leave=False, mininterval=1, disable=disable, file=file, **kw)
+
 # %% ../nbs/lib/data.ipynb #ae616c3b
 SPLITS = ("train", "val", "test")
 TEST_FRACTION, VAL_FRACTION, VAL_MOST = 0.2, 0.15, 50  # of each class; the paper holds out 20.2 % of CACD for testing
@@ -147,7 +172,7 @@ def make_split(
         out[mine[:n]] = 1
     return out
 
-# %% ../nbs/lib/data.ipynb #22080ec3
+# %% ../nbs/lib/data.ipynb #dafe79c5
 def _write(folder: Path, name: str, images, labels, classes, given, files, checksum, skipped, split_seed) -> None:
     np.save(folder / "labels.npy", labels)
     np.save(folder / "split.npy", make_split(labels, given, split_seed))
@@ -191,7 +216,7 @@ def _pack_folder(root: Path, found, size: int, split_seed: int, part: Path) -> N
     images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(found), size, size, 3))
     total, kept, skipped = hashlib.sha256(), [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for item, (digest, image) in zip(found, tqdm(pool.map(read, found), f"packing {root.name}", len(found), leave=False, mininterval=1)):
+        for item, (digest, image) in zip(found, progress_bar(pool.map(read, found), desc=f"packing {root.name}", total=len(found))):
             name = item[0].relative_to(root).as_posix()
             if image is None:
                 skipped.append(name)
@@ -220,7 +245,7 @@ def _pack_folder(root: Path, found, size: int, split_seed: int, part: Path) -> N
     given = [item[2] for item, _ in kept]
     _write(part, root.name, images, labels, classes, given, [n for _, n in kept], total.hexdigest(), skipped, split_seed)
 
-# %% ../nbs/lib/data.ipynb #e89873e7
+# %% ../nbs/lib/data.ipynb #7329d3a0
 DEMO_IDENTITIES, DEMO_PICTURES, DEMO_SIZE = 24, 60, 128
 
 
@@ -230,7 +255,7 @@ def _pack_demo(identities: int, pictures: int, size: int, split_seed: int, part:
     pairs = [(i, k) for i in range(identities) for k in range(pictures)]
     images = np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (len(pairs), size, size, 3))
     total = hashlib.sha256()
-    for n, (i, k) in enumerate(tqdm(pairs, "drawing the demo faces", leave=False, mininterval=1)):
+    for n, (i, k) in enumerate(progress_bar(pairs, desc="drawing the demo faces")):
         face = render(i, k, DEMO_SIZE)
         total.update(face.tobytes())
         images[n] = face if size == DEMO_SIZE else np.asarray(Image.fromarray(face).resize((size, size), Image.Resampling.BILINEAR))

@@ -205,7 +205,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #1abee745
+# %% ../nbs/lib/runs.ipynb #4e95a038
 def get_or_train(
     spec: RunSpec,
     data: Dataset,  # whose checksum the spec names
@@ -223,7 +223,8 @@ def get_or_train(
         get_or_train(spec.parent, data, engine, runs_dir)
     folder = runs_dir / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", spec.decisive())
+    if engine.accelerator.is_main_process:
+        _write_json(folder / "config.json", spec.decisive())
     task = _task(spec, data, runs_dir)
     title = METHODS[spec.method].title + (f" on {spec.backbone}" if spec.backbone else "") + (f", stage {spec.stage}" if spec.stage else "")
     result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, title, keep_start=spec.stage == STAGE_3)

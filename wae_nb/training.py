@@ -6,12 +6,11 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'Recipe', 'paper_recipe', 'short_recipe', 'WAETask', 'ClassifyTask',
            'JointTask', 'Engine', 'evaluate', 'Diverged', 'fit']
 
-# %% ../nbs/lib/training.ipynb #ee8471e9
+# %% ../nbs/lib/training.ipynb #053274ae
 import json
 import math
 import os
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,9 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .classifier import DecomposedClassifier
-from .data import Dataset, crop, crop_offsets, loader, stream_seed
+from .data import Dataset, crop, crop_offsets, loader, progress_bar, stream_seed
 from .losses import classification_loss, joint_loss, transform_loss
 from .wae import WAE, Decoder
 
@@ -318,7 +316,7 @@ def _write_metrics(folder: Path, history: list[dict]) -> None:
     part.write_text("".join(json.dumps(h) + "\n" for h in history))
     os.replace(part, folder / "metrics.jsonl")
 
-# %% ../nbs/lib/training.ipynb #95de95d8
+# %% ../nbs/lib/training.ipynb #7a63513b
 def fit(
     task: nn.Module,  # the stage; left with the weights of its best epoch
     data: Dataset,
@@ -363,7 +361,7 @@ def fit(
         if acc.is_main_process:
             _save(raw, folder / "best.safetensors")
     total, done = stage.epochs * len(batches), progress["epoch"] * len(batches)
-    bar = tqdm(total=total, initial=done, desc=title, leave=False, mininterval=1, file=sys.stderr, disable=not (engine.progress and acc.is_main_process))
+    bar = progress_bar(total=total, initial=done, desc=title, disable=not (engine.progress and acc.is_main_process))
 
     for epoch in range(progress["epoch"] + 1, stage.epochs + 1):
         if progress["drops"] >= stage.drops and stage.schedule == "plateau":
@@ -372,13 +370,13 @@ def fit(
         lr = optimizer.param_groups[0]["lr"]
         _seed("epoch", seed, epoch, acc.process_index)
         order.manual_seed(stream_seed("order", seed, epoch))
-        offsets = crop_offsets(len(train.dataset), data.images.shape[1] - image_size, seed, epoch)
+        offsets = crop_offsets(len(train.dataset), data.images.shape[1] - image_size, seed, epoch).to(acc.device)
         raw.train()
         losses = []
         for images, labels, index in batches:
             with acc.accumulate(task):
                 with acc.autocast():
-                    loss = task(crop(images, image_size, offsets[index.cpu()]), labels)
+                    loss = task(crop(images, image_size, offsets[index]), labels)
                 acc.backward(loss)
                 if acc.sync_gradients and stage.clip:
                     acc.clip_grad_norm_(raw.parameters(), stage.clip)
