@@ -72,6 +72,6 @@ def test_linear_encoder_is_one_9x9_convolution():
     enc = Encoder(activation="none").double()
     x = torch.zeros(1, 3, 33, 33, dtype=torch.float64, requires_grad=True)
     for out in enc(x):
-        (g,) = torch.autograd.grad(out[0, 0, 8, 8], x)
+        (g,) = torch.autograd.grad(out[0, 0, 8, 8], x, retain_graph=True)
         rows = g.abs().sum((0, 1, 3)).nonzero().flatten()
         assert rows.min() == 16 - 4 and rows.max() == 16 + 4

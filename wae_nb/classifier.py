@@ -26,7 +26,7 @@ class Scores(NamedTuple):
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# %% ../nbs/lib/classifier.ipynb #d39dfeaf
+# %% ../nbs/lib/classifier.ipynb #62a081c3
 class DecomposedClassifier(nn.Module):
     "A decomposer, a network on each sub-image, and their heads. Every row of the tables is one of these."
 
@@ -42,7 +42,7 @@ class DecomposedClassifier(nn.Module):
         image_size: int | None = None,  # the only size (pixels) that the heads take; None if they take any
     ):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.decomposer = decomposer
         self.norm_low, self.norm_high = norm_low or nn.Identity(), norm_high or nn.Identity()
         self.low_net, self.high_net = low_net, high_net
@@ -117,7 +117,7 @@ def check_image_size(
     if not isinstance(image_size, int) or image_size < MIN_IMAGE_SIZE:
         raise ValueError(f"image_size={image_size!r}: the networks halve a sub-image five times; use a whole number of at least {MIN_IMAGE_SIZE} pixels")
 
-# %% ../nbs/lib/classifier.ipynb #4760ff48
+# %% ../nbs/lib/classifier.ipynb #d5805f44
 class Scale(nn.Module):
     "Divide by a fixed standard deviation."
 
@@ -126,7 +126,7 @@ class Scale(nn.Module):
         std: tuple[float, ...] = IMAGENET_STD,  # of each channel
     ):
         super().__init__()
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x / self.std

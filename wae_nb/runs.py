@@ -163,7 +163,7 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../nbs/lib/runs.ipynb #d0fe7db1
+# %% ../nbs/lib/runs.ipynb #a1d46d97
 def _network(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
@@ -192,7 +192,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     net = _network(spec, len(data.classes))
     r, s = spec.recipe, spec.stage_recipe()
     if spec.stage == STAGE_1:
-        return WAETask(net, torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), r)
+        return WAETask(net, torch.tensor(IMAGENET_MEAN).view(3, 1, 1), r)
     if spec.stage == PLAIN:
         return ClassifyTask(net, r, s)
     parent = _finished(spec.parent, runs_dir)
