@@ -32,7 +32,7 @@ test: $(VENV)/installed
 
 # the committed notebooks with outputs, the figures and README's tables, from real runs
 notebooks: $(VENV)/installed
-	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/00_start_here.ipynb nbs/05_cacd.ipynb
+	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/*.ipynb nbs/lib/*.ipynb
 	$(VENV)/bin/nbdev_clean
 	$(PY) figures/into_readme.py
 

@@ -31,13 +31,15 @@ def stop(message: str) -> None:
     sys.exit(f"cacd.py: {message}")
 
 
-def find(source: Path) -> dict[str, list[Path]]:
-    """The files of each identity, both sorted by name."""
+def find(source: Path, target: Path) -> dict[str, list[Path]]:
+    """The files of each identity, both sorted by name; those already placed in the target are not sources."""
     if not source.is_dir():
         stop(f"{str(source)!r} is not a folder; give the one that holds CACD's images")
     people: dict[str, list[Path]] = {}
     other = 0
     for p in sorted(source.rglob("*")):
+        if p.is_relative_to(target):
+            continue
         if m := NAME.match(p.name):
             people.setdefault(m["name"], []).append(p)
         elif p.is_file():
@@ -66,7 +68,7 @@ def readable(path: Path) -> bool:
         with Image.open(path) as im:
             im.load()
         return True
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # Pillow's readers raise all kinds for a damaged file
         return False
 
 
@@ -77,8 +79,8 @@ def split(files: list[Path], train: int, seed: int) -> tuple[list[Path], list[Pa
 
 
 def place(source: Path, target: Path) -> bool:
-    """Link or copy one file, whole or not at all; False if it is there already."""
-    if target.exists():
+    """Link or copy one file, whole or not at all; False if it is there already, of the same size."""
+    if target.exists() and target.stat().st_size == source.stat().st_size:
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     a = parser.parse_args(argv)
 
-    people = find(a.source)
+    people = find(a.source, a.target)
     names = choose(people, a.identities)
     files = [p for n in names for p in people[n]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -118,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         stop(f"{few[0]!r} would have {counts[few[0]]} training images; leave it out of the list of identities, or use another --seed")
 
     plan = {f"{part}/{NAME.match(p.name)['name']}/{p.name}": p for part, ps in parts.items() for p in ps}
-    there = {p.relative_to(a.target).as_posix() for p in a.target.rglob("*.jp*g")} if a.target.is_dir() else set()
+    there = {p.relative_to(a.target).as_posix() for p in a.target.rglob("*") if NAME.match(p.name)} if a.target.is_dir() else set()
     if stray := sorted(there - plan.keys()):
         stop(f"{str(a.target)!r} already holds another selection or split (for instance {stray[0]}); remove it, or name another folder")
     placed = sum(place(source, a.target / name) for name, source in tqdm(plan.items(), "placing", mininterval=1, leave=False))

@@ -1,5 +1,6 @@
 """Data on disk: the real faces where they are at hand, and CACD's layout."""
 
+import shutil
 import sys
 import tarfile
 
@@ -65,6 +66,10 @@ def test_cacd(tmp_path, capsys):
 
     with pytest.raises(SystemExit, match="already holds another"):
         cacd.main([str(source), str(tmp_path / "out"), "--seed", "1"])
+    for _ in range(2):  # the target may lie inside the source
+        cacd.main([str(source), str(source / "inside")])
+    assert len(files(source / "inside")) == 60
+    shutil.rmtree(source / "inside")
     cacd.main([str(source), str(tmp_path / "other"), "--seed", "1"])
     assert files(tmp_path / "other") != first
 

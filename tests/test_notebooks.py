@@ -92,6 +92,7 @@ def test_table_6_on_a_folder_and_again(root, people, tmp_path):
         (dict(data_root="/no/such/folder"), "data_root='/no/such/folder' is not a folder"),
         (dict(backbone="vgg17"), "backbone='vgg17' is unknown"),
         (dict(profile="huge"), "profile='huge' is unknown"),
+        (dict(data_rot="/somewhere"), "this notebook has no parameter 'data_rot'"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

@@ -84,11 +84,11 @@ def slim(
         net.set_submodule(name, new)
     return net
 
-# %% ../nbs/lib/backbones.ipynb #06aaa6cc
+# %% ../nbs/lib/backbones.ipynb #844dd4b3
 def flat_head(
     in_features: int,  # C·h·w of the maps
     hidden: int,  # width of the two inner layers: 4096 (VGG16's own), 1024 (on f_L), 2048 (on f_L and f_H)
-    num_classes: int,
+    num_classes: int,  # C of the scores
     dropout: float = 0.5,  # in [0, 1)
 ) -> nn.Sequential:  # (B, C, h, w) → (B, num_classes)
     "Two fully connected layers and the scores, on flattened maps (the released model)."
@@ -100,12 +100,12 @@ def flat_head(
 
 def pooled_head(
     in_channels: int,  # C of the maps
-    num_classes: int,
+    num_classes: int,  # C of the scores
 ) -> nn.Sequential:  # (B, C, h, w) → (B, num_classes)
     "Global average pooling and one linear layer, as in ResNet."
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
 
-# %% ../nbs/lib/backbones.ipynb #053c76c2
+# %% ../nbs/lib/backbones.ipynb #57a02ca9
 INITS = ("xavier", "kaiming")
 
 
@@ -113,7 +113,7 @@ def init_(
     module: nn.Module,  # every convolution and linear layer in it is re-initialised
     init: str,  # "xavier" (Glorot and Bengio 2010) or "kaiming" (He et al. 2015)
 ) -> nn.Module:  # the same module
-    "Draw the weights anew, in place; biases zero, batch norms one and zero. Raises `ValueError` for an unknown name."
+    "Draw the weights of convolutions and linear layers anew, in place, biases zero. Raises `ValueError` for an unknown name."
     if init not in INITS:
         raise ValueError(f"init={init!r} is unknown; use one of {', '.join(INITS)}")
     xavier_(module)

@@ -26,7 +26,12 @@ class Scores(NamedTuple):
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# %% ../nbs/lib/classifier.ipynb #62a081c3
+# %% ../nbs/lib/classifier.ipynb #763c5fd2
+def _whole(x: Tensor) -> Tensor:
+    "At least single precision: averaged in half, scores would tie."
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class DecomposedClassifier(nn.Module):
     "A decomposer, a network on each sub-image, and their heads. Every row of the tables is one of these."
 
@@ -62,11 +67,11 @@ class DecomposedClassifier(nn.Module):
     ) -> Scores:
         "The scores of a decomposition."
         f_L = self.low_net(self.norm_low(d.low))
-        s_L = self.head_low(f_L)
+        s_L = _whole(self.head_low(f_L))
         if self.high_net is None:
             return Scores(s_L, None, s_L)
         f_H = self.high_net(self.norm_high(d.high))
-        s_c = self.head_fused(torch.cat([f_L, f_H], 1))
+        s_c = _whole(self.head_fused(torch.cat([f_L, f_H], 1)))
         return Scores((s_c + s_L) / 2, s_c, s_L)
 
     def forward(
@@ -117,7 +122,7 @@ def check_image_size(
     if not isinstance(image_size, int) or image_size < MIN_IMAGE_SIZE:
         raise ValueError(f"image_size={image_size!r}: the networks halve a sub-image five times; use a whole number of at least {MIN_IMAGE_SIZE} pixels")
 
-# %% ../nbs/lib/classifier.ipynb #d5805f44
+# %% ../nbs/lib/classifier.ipynb #ac34ebc7
 class Scale(nn.Module):
     "Divide by a fixed standard deviation."
 
@@ -128,7 +133,11 @@ class Scale(nn.Module):
         super().__init__()
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # (B, C, H, W)
+    ) -> Tensor:  # the same shape
+        "The image divided."
         return x / self.std
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .wae import Decomposition, Encoder
 
-# %% ../nbs/lib/decomposers.ipynb #13c23482
+# %% ../nbs/lib/decomposers.ipynb #5c3b98aa
 class Identity(nn.Module):
     "The image itself as `low`, no `high`."
 
@@ -22,6 +22,7 @@ class Identity(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W)
     ) -> Decomposition:  # low is x
+        "The image, unsplit."
         return Decomposition(x)
 
 
@@ -32,6 +33,7 @@ class Resize(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W)
     ) -> Decomposition:  # low is (B, 3, ceil(H/2), ceil(W/2))
+        "The image at half its size."
         size = [math.ceil(n / 2) for n in x.shape[-2:]]
         return Decomposition(F.interpolate(x, size, mode="bilinear", antialias=True))
 
@@ -49,7 +51,7 @@ def _wrap(x: Tensor, before: int, after: int) -> Tensor:
         x = x.index_select(dim, torch.arange(-before, n + after, device=x.device) % n)
     return x
 
-# %% ../nbs/lib/decomposers.ipynb #3f0c3531
+# %% ../nbs/lib/decomposers.ipynb #e9f86d0b
 class DWT(nn.Module):
     "One level of a 2-D wavelet transform as one strided convolution: low = cA, high = (cH, cV, cD) (pywt's `dwt2`, mode `periodization`)."
 
@@ -73,6 +75,7 @@ class DWT(nn.Module):
         self,
         x: Tensor,  # image, (B, C, H, W)
     ) -> Decomposition:  # low (B, C, ceil(H/2), ceil(W/2)); high (B, 3C, …): all channels of cH, of cV, of cD
+        "One level of the transform."
         B, C, H, W = x.shape
         x = F.pad(x, (0, W % 2, 0, H % 2), mode="replicate") if H % 2 or W % 2 else x
         n = self._analysis.shape[-1]
@@ -99,7 +102,7 @@ class DWT(nn.Module):
         x = x.reshape(B, C, 2 * h, 2 * w)
         return x if size is None else x[..., : size[0], : size[1]]
 
-# %% ../nbs/lib/decomposers.ipynb #d793ad98
+# %% ../nbs/lib/decomposers.ipynb #051c0c1e
 class LowOnly(nn.Module):
     "An encoder whose `high` is dropped and not computed (the paper's I_L, Table 3)."
 
@@ -114,4 +117,5 @@ class LowOnly(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W)
     ) -> Decomposition:  # low (B, 3, ceil(H/2), ceil(W/2)), no high
+        "The encoder's I_L."
         return Decomposition(self.encoder.low(self.encoder.body(x)))

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['REDUCTIONS', 'TERMS', 'reconstruction_loss', 'energy_loss', 'transform_loss', 'classification_loss', 'joint_loss']
 
-# %% ../nbs/lib/losses.ipynb #2eccbb53
+# %% ../nbs/lib/losses.ipynb #0ae42c30
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .wae import Decomposition
 
-# %% ../nbs/lib/losses.ipynb #282037a8
+# %% ../nbs/lib/losses.ipynb #a102bb35
 REDUCTIONS = ("sum", "mean")
 
 
 def _squared_norm(x: Tensor, reduction: str, pixel_scale: float) -> Tensor:
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r} is unknown; use one of {', '.join(REDUCTIONS)}")
-    per_image = x.flatten(1).square()
+    per_image = x.flatten(1).to(torch.promote_types(x.dtype, torch.float32)).square()  # a sum in half precision would overflow
     total = per_image.sum(1) if reduction == "sum" else per_image.mean(1)
     return total.mean() * pixel_scale**2
 

@@ -90,12 +90,12 @@ def compare(
     df.index.name = f"Table {number}"
     return df
 
-# %% ../nbs/lib/paper.ipynb #96c8f8c5
+# %% ../nbs/lib/paper.ipynb #62b95541
 def accuracy_difference(
     a: list[dict],  # records of one row, one for each seed
     b: list[dict],  # of the other, with the same seeds and test images
-    draws: int = 10_000,
-    seed: int = 0,
+    draws: int = 10_000,  # of the bootstrap
+    seed: int = 0,  # of the bootstrap
 ) -> tuple[float, float, float]:  # a's accuracy less b's, and the ends of the 95 % interval, in points
     "A paired bootstrap over seeds and test images. Raises `ValueError` for records that do not pair."
     if [r["seed"] for r in a] != [r["seed"] for r in b]:
@@ -106,10 +106,12 @@ def accuracy_difference(
     gain = np.stack([(np.array(x["answers"]) == labels).astype(float) - (np.array(y["answers"]) == labels) for x, y in zip(a, b)])
     rng = np.random.default_rng(seed)
     n_seeds, n = gain.shape
-    # how often each image is drawn stands for the images drawn
-    weights = rng.multinomial(n, np.full(n, 1 / n), draws) / n
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), draws) / n_seeds
-    drawn = np.einsum("ds,sn,dn->d", seeds, gain, weights, optimize=True)
+    drawn = np.empty(draws)
+    for d in range(0, draws, 250):  # in parts: a weight for every draw and image would not fit the memory
+        k = min(250, draws - d)
+        images = rng.multinomial(n, np.full(n, 1 / n), k) / n  # how often each is drawn
+        seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), k) / n_seeds
+        drawn[d : d + k] = ((seeds @ gain) * images).sum(1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return 100 * gain.mean(), 100 * low, 100 * high
 

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
-           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'Experiment']
+           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'check_parameters', 'Experiment']
 
-# %% ../nbs/lib/runs.ipynb #fac2dc08
+# %% ../nbs/lib/runs.ipynb #d0db3937
+import ast
 import hashlib
 import json
 import os
@@ -14,12 +15,14 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,7 +31,7 @@ from .classifier import IMAGENET_MEAN, METHODS, build, check_image_size, check_m
 from .data import Dataset, load
 from .timing import macs
 from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAETask, evaluate, fit, paper_recipe, short_recipe
-from .training import _save, _write_json
+from .training import _save, _write_json, _write_metrics
 from .wae import WAE
 
 # %% ../nbs/lib/runs.ipynb #7952b6a4
@@ -95,7 +98,7 @@ class RunSpec:
         stage = f"stage{self.stage}" if self.stage else "plain-training"
         return "-".join(filter(None, [self.method, self.backbone, stage, f"seed{self.seed}", key]))
 
-# %% ../nbs/lib/runs.ipynb #d47766e2
+# %% ../nbs/lib/runs.ipynb #37441a0e
 def project_root() -> Path:
     "The folder of the checkout that this library runs from, or the working folder where it is installed elsewhere."
     import wae_nb
@@ -104,8 +107,10 @@ def project_root() -> Path:
     return root if (root / "settings.ini").exists() else Path.cwd()
 
 
-def machine() -> dict:
-    "The hardware and the versions that a result depends on."
+def machine(
+    accelerator,  # of the engine that did the work
+) -> dict:
+    "The hardware that did the work, and the versions that a result depends on."
     import accelerate
     import torchvision
 
@@ -113,12 +118,13 @@ def machine() -> dict:
     if (info := Path("/proc/cpuinfo")).exists():
         cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
     versions = dict(python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, accelerate=accelerate.__version__)
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, system=platform.system(), versions=versions)
+    gpu = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None
+    how = dict(processes=accelerator.num_processes, mixed_precision=accelerator.mixed_precision)
+    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, **how, system=platform.system(), versions=versions)
 
 
 def commit() -> dict:
-    "The code's commit, and whether the library had changes beside it; None outside a checkout."
+    "The code's commit, and whether the library had changes beside it; None outside a checkout of this project."
 
     def git(*args):
         try:
@@ -126,6 +132,8 @@ def commit() -> dict:
         except (OSError, subprocess.CalledProcessError):
             return None
 
+    if not (project_root() / "wae_nb").is_dir():
+        return dict(commit=None, dirty=None)
     changes = git("status", "--porcelain", "--", "wae_nb", "settings.ini")
     return dict(commit=git("rev-parse", "HEAD"), dirty=None if changes is None else bool(changes))
 
@@ -205,14 +213,14 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #4e95a038
+# %% ../nbs/lib/runs.ipynb #e46a010b
 def get_or_train(
-    spec: RunSpec,
+    spec: RunSpec,  # what to run
     data: Dataset,  # whose checksum the spec names
     engine: Engine | None = None,  # where to train; by default on a GPU if there is one
     runs_dir: str | Path | None = None,  # where runs are kept; by default `runs` in the project's root
 ) -> Run:
-    "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `Diverged`."
+    "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `Diverged`, `ValueError`."
     if spec.data != data.checksum:
         raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
     runs_dir = Path(runs_dir or project_root() / "runs")
@@ -221,7 +229,30 @@ def get_or_train(
     engine = engine or Engine()
     if spec.parent:
         get_or_train(spec.parent, data, engine, runs_dir)
-    folder = runs_dir / spec.name
+    lock = _lock(runs_dir / "locks" / f"{spec.name}.lock") if engine.accelerator.is_main_process else nullcontext()
+    with lock:
+        engine.accelerator.wait_for_everyone()
+        return _finished(spec, runs_dir) or _train(spec, data, engine, runs_dir)
+
+
+@contextmanager
+def _lock(path: Path):
+    "Held by one process at a time: a second that wants the same run waits, and finds it."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"{path.stem} is being trained by another process; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
+    folder, code = runs_dir / spec.name, commit()
     folder.mkdir(parents=True, exist_ok=True)
     if engine.accelerator.is_main_process:
         _write_json(folder / "config.json", spec.decisive())
@@ -230,17 +261,17 @@ def get_or_train(
     result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, title, keep_start=spec.stage == STAGE_3)
     test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
     if engine.accelerator.is_main_process:
-        _finish(spec, task, data, folder, result, test, each)
+        _finish(spec, task, data, folder, result, test, each, code, machine(engine.accelerator))
     engine.accelerator.wait_for_everyone()
     return _finished(spec, runs_dir)
 
 
-def _finish(spec, task, data, folder, result, test, each) -> None:
+def _finish(spec, task, data, folder, result, test, each, code, hardware) -> None:
     net = task.wae if spec.stage == STAGE_1 else task.model
     _save(net, folder / "model.safetensors")
     if spec.stage == STAGE_3:
         _save(task.decoder, folder / "decoder.safetensors")
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    _write_metrics(folder, result["history"])
     network = net if spec.stage != STAGE_1 else net.encoder
     record = dict(
         name=spec.name,
@@ -256,17 +287,17 @@ def _finish(spec, task, data, folder, result, test, each) -> None:
         macs=macs(network, spec.image_size),
         seconds=round(result["seconds"], 1),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        code=commit(),
-        machine=machine(),
-        history=history,
+        code=code,
+        machine=hardware,
+        history=result["history"],
         answers=each["answer"].tolist() if "answer" in each else None,
         labels=each["label"].tolist() if "label" in each else None,
     )
     _write_json(folder / "record.json", record)
-    for left in [*folder.glob("checkpoint*"), folder / "best.safetensors"]:
+    for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #877da6f4
+# %% ../nbs/lib/runs.ipynb #b3c27061
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -296,6 +327,23 @@ def _seeds(seeds) -> list[int]:
     return each
 
 
+def check_parameters(
+    cells: list[str],  # what the notebook has run so far: IPython's `In`
+) -> None:
+    "Refuse a parameter that the notebook does not have: papermill only warns of a misspelt one. Raises `ValueError` naming it."
+    declared, given = set(), set()
+    for cell in cells:
+        try:
+            body = ast.parse(cell).body
+        except SyntaxError:  # a magic command
+            continue
+        declared |= {n.target.id for n in body if isinstance(n, ast.AnnAssign)}
+        if cell.startswith("# Parameters\n"):  # papermill's cell
+            given |= {t.id for n in body if isinstance(n, ast.Assign) for t in n.targets}
+    if unknown := sorted(given - declared):
+        raise ValueError(f"this notebook has no parameter {unknown[0]!r}; it has {', '.join(sorted(declared))}")
+
+
 class Experiment:
     "A notebook's parameters, checked, and the runs that they lead to."
 
@@ -308,7 +356,9 @@ class Experiment:
         device: str = "auto",  # "auto", "cpu" or "cuda"
         runs_dir: str | Path | None = None,  # by default `runs` in the project's root
         figures_dir: str | Path | None = None,  # tables, figures and records go to its folder of the profile; by default `figures` in the project's root
-        progress: bool = True,
+        progress: bool = True,  # a bar with the time left
+        mixed_precision: str = "no",  # "no", "fp16" or "bf16"
+        workers: int = 0,  # loading processes
     ):
         if profile not in PROFILES:
             raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES)}")
@@ -317,7 +367,7 @@ class Experiment:
         self.size = PROFILES[profile]
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
-        self.engine = Engine(device, progress=progress)
+        self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)
         self.data = load(data_root, self.size.image_size, self.runs_dir / "data", demo_shape=self.size.demo_shape)
         self.recipe = self.size.recipe(backbone, len(self.data.indices("train")))
 
@@ -332,8 +382,8 @@ class Experiment:
 
     def runs(
         self,
-        specs: list[RunSpec],
-    ) -> list[Run]:
+        specs: list[RunSpec],  # of `specs`
+    ) -> list[Run]:  # in the same order
         "The runs of a row, trained now where they are missing; prints a line for each, and copies its record to the figures."
         out = []
         (self.figures_dir / "records").mkdir(parents=True, exist_ok=True)
@@ -342,12 +392,13 @@ class Experiment:
             run = get_or_train(spec, self.data, self.engine, self.runs_dir)
             out.append(run)
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")
-            _write_json(self.figures_dir / "records" / f"{spec.name}.json", run.record)
+            if self.engine.accelerator.is_main_process:
+                _write_json(self.figures_dir / "records" / f"{spec.name}.json", run.record)
         return out
 
     def caption(
         self,
-        runs: list[Run],
+        runs: list[Run],  # that the numbers come from
     ) -> str:
         "What the numbers above it were measured on."
         d, m = self.data.describe(), runs[0].record["machine"]
@@ -359,8 +410,9 @@ class Experiment:
     def save(
         self,
         name: str,  # of the file, without an ending
-        what,  # a `DataFrame` (csv, md and tex) or a matplotlib `Figure` (png and svg)
+        what,  # a `DataFrame` (csv, md, tex, and json with its runs) or a matplotlib `Figure` (png and svg)
         caption: str = "",  # stands under a table
+        rows: dict[str, list[Run]] | None = None,  # of a table: the runs that each row comes from
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
         def file(end):
@@ -375,6 +427,8 @@ class Experiment:
                 what.savefig(file("svg"), metadata={"Date": None})
             return file("png")
         what.to_csv(file("csv"))
+        if rows:
+            _write_json(file("json"), {row: [r.record["name"] for r in runs] for row, runs in rows.items()})
         file("tex").write_text(what.to_latex(caption=caption or None, escape=True))
         file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
         return file("md")

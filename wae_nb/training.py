@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'Recipe', 'paper_recipe', 'short_recipe', 'WAETask', 'ClassifyTask',
            'JointTask', 'Engine', 'evaluate', 'Diverged', 'fit']
 
-# %% ../nbs/lib/training.ipynb #053274ae
+# %% ../nbs/lib/training.ipynb #54f8f062
 import json
 import math
 import os
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -86,15 +87,15 @@ def paper_recipe(
         finetune=StageRecipe(lr=1e-4, batch_size=256, epochs=40, schedule="plateau", drops=1),
     )
 
-# %% ../nbs/lib/training.ipynb #3c604487
+# %% ../nbs/lib/training.ipynb #b4a2f2a3
 def short_recipe(
-    name: str,
+    name: str,  # kept in the record
     images: int,  # in the training split
     updates: int = 1000,  # of the weights in stage 2, at least
     epochs: int = 12,  # of stage 2, at least
     lr: float = 2e-3,  # peak of stage 2
-    batch_size: int = 32,
-    label_smoothing: float = 0.0,
+    batch_size: int = 32,  # of stages 2 and 3; stage 1 takes 16
+    label_smoothing: float = 0.0,  # in [0, 1)
 ) -> Recipe:
     "A modern recipe for small data: AdamW, one-cycle, He's initialisation. A small set is seen more often, so that every set gets enough updates."
     epochs = max(epochs, math.ceil(updates / max(images // batch_size, 1)))
@@ -108,25 +109,38 @@ def short_recipe(
         dropout=0.2,
     )
 
-# %% ../nbs/lib/training.ipynb #5d2a8abc
+# %% ../nbs/lib/training.ipynb #8829655c
 class WAETask(nn.Module):
     "Stage 1: the auto-encoder alone, on the transform loss (Eq. 5)."
 
     better = min  # of the metric below
     metric = "loss"
 
-    def __init__(self, wae: WAE, mean: Tensor, recipe: Recipe):
+    def __init__(
+        self,
+        wae: WAE,
+        mean: Tensor,  # (3, 1, 1), subtracted from the image
+        recipe: Recipe,
+    ):
         super().__init__()
         self.wae, self.recipe = wae, recipe
         self.register_buffer("mean", mean, persistent=False)
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
+        y: Tensor,  # class numbers, (B,)
+    ) -> Tensor:  # scalar
         "The loss of a batch."
         x = x - self.mean
         d, rec = self.wae(x)
         return transform_loss(x, rec, d, self.recipe.lam, self.recipe.reduction, self.recipe.pixel_scale)
 
-    def watch(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def watch(
+        self,
+        x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
+        y: Tensor,  # class numbers, (B,)
+    ) -> dict[str, Tensor]:  # each (B,)
         "Per image: the mean squared error, and the mean square of both sub-images."
         x = x - self.mean
         d, rec = self.wae(x)
@@ -134,13 +148,16 @@ class WAETask(nn.Module):
         loss = torch.stack([transform_loss(a, b, type(d)(l, h), r.lam, r.reduction, r.pixel_scale) for a, b, l, h in zip(*(t.split(1) for t in (x, rec, *d)))])
         return dict(loss=loss, mse=_per_image(x - rec), energy_low=_per_image(d.low), energy_high=_per_image(d.high))
 
-    def summary(self, means: dict[str, float]) -> dict[str, float]:
+    def summary(
+        self,
+        means: dict[str, float],  # of what `watch` returns, over all images
+    ) -> dict[str, float]:
         "PSNR in dB for pixels in [0, 1], from the mean squared error over all images."
         return dict(means, psnr=-10 * math.log10(max(means["mse"], 1e-12)))
 
 
 def _per_image(x):
-    return x.square().flatten(1).mean(1)
+    return x.to(torch.promote_types(x.dtype, torch.float32)).square().flatten(1).mean(1)
 
 
 class ClassifyTask(nn.Module):
@@ -149,26 +166,45 @@ class ClassifyTask(nn.Module):
     better = max
     metric = "top1"
 
-    def __init__(self, model: DecomposedClassifier, recipe: Recipe, stage: StageRecipe, frozen: bool = False):
+    def __init__(
+        self,
+        model: DecomposedClassifier,
+        recipe: Recipe,
+        stage: StageRecipe,  # whose label smoothing is used
+        frozen: bool = False,  # whether the decomposer stays as it is
+    ):
         super().__init__()
         self.model, self.recipe, self.frozen, self.label_smoothing = model, recipe, frozen, stage.label_smoothing
         model.decomposer.requires_grad_(not frozen)
 
     def train(self, mode: bool = True):
+        "As ever, but a frozen decomposer stays in evaluation mode."
         super().train(mode)
         if self.frozen:
             self.model.decomposer.eval()
         return self
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
+        y: Tensor,  # class numbers, (B,)
+    ) -> Tensor:  # scalar
         "The loss of a batch."
         return classification_loss(self.model(x), y, self.recipe.terms, self.label_smoothing)
 
-    def watch(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def watch(
+        self,
+        x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
+        y: Tensor,  # class numbers, (B,)
+    ) -> dict[str, Tensor]:  # each (B,)
         "Per image: the cross entropy of s, whether the answer is first and among the first five, and the answer; of s_L and s_c, whether it is first."
         return _watch(self.model(x), y)
 
-    def summary(self, means: dict[str, float]) -> dict[str, float]:
+    def summary(
+        self,
+        means: dict[str, float],  # of what `watch` returns, over all images
+    ) -> dict[str, float]:
+        "The means as they are."
         return means
 
 
@@ -184,11 +220,21 @@ def _watch(scores, y):
 class JointTask(ClassifyTask):
     "Stage 3: classifier, encoder and decoder together, on Eq. 9."
 
-    def __init__(self, model: DecomposedClassifier, decoder: Decoder, recipe: Recipe, stage: StageRecipe):
+    def __init__(
+        self,
+        model: DecomposedClassifier,
+        decoder: Decoder,  # of the WAE whose encoder is the model's decomposer
+        recipe: Recipe,
+        stage: StageRecipe,  # whose label smoothing is used
+    ):
         super().__init__(model, recipe, stage)
         self.decoder = decoder
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
+        y: Tensor,  # class numbers, (B,)
+    ) -> Tensor:  # scalar
         "The loss of a batch."
         r = self.recipe
         d = self.model.decompose(x)
@@ -196,13 +242,17 @@ class JointTask(ClassifyTask):
         L_t = transform_loss(x - self.model.mean, self.decoder(d, x.shape[-2:]), d, r.lam, r.reduction, r.pixel_scale)
         return joint_loss(L_c, L_t, r.gamma)
 
-    def watch(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    def watch(
+        self,
+        x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
+        y: Tensor,  # class numbers, (B,)
+    ) -> dict[str, Tensor]:  # each (B,)
         "As in stage 2, with the mean squared error of the reconstruction and the energy of I_H."
         d = self.model.decompose(x)
         rec = self.decoder(d, x.shape[-2:])
         return _watch(self.model.classify(d), y) | dict(mse=_per_image(x - self.model.mean - rec), energy_high=_per_image(d.high))
 
-# %% ../nbs/lib/training.ipynb #891e4e63
+# %% ../nbs/lib/training.ipynb #a2631b03
 @dataclass
 class Engine:
     "Where and how training runs; nothing in it changes what is learned, but for rounding."
@@ -223,6 +273,8 @@ class Engine:
 
     def renew(self) -> Accelerator:
         "A fresh accelerator, which knows nothing of the stage before."
+        if not torch.distributed.is_initialized():  # else another engine's device and precision would stay
+            AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
             cpu=self.device == "cpu",
             mixed_precision=self.mixed_precision,
@@ -251,15 +303,15 @@ def _scheduler(optimizer, s: StageRecipe, updates: int, better):
         return sch.ReduceLROnPlateau(optimizer, "max" if better is max else "min", 0.1, s.patience, threshold=0)
     return sch.StepLR(optimizer, s.step if s.schedule == "step" else 10**9, 0.1)
 
-# %% ../nbs/lib/training.ipynb #71a2fe21
+# %% ../nbs/lib/training.ipynb #090f584e
 @torch.no_grad()
 def evaluate(
     task: nn.Module,  # with `watch` and `summary`, on the engine's device
-    data: Dataset,
+    data: Dataset,  # packed at or above image_size
     split: str,  # "val" or "test"
     image_size: int,  # pixels
-    engine: Engine,
-    batch_size: int = 128,
+    engine: Engine,  # where
+    batch_size: int = 128,  # images, for each process
 ) -> tuple[dict[str, float], dict[str, Tensor]]:  # the means, and the values of every image in the split's order
     "Measure a task on one split, on centre crops (the paper's single view)."
     acc = engine.accelerator
@@ -316,40 +368,48 @@ def _write_metrics(folder: Path, history: list[dict]) -> None:
     part.write_text("".join(json.dumps(h) + "\n" for h in history))
     os.replace(part, folder / "metrics.jsonl")
 
-# %% ../nbs/lib/training.ipynb #7a63513b
+# %% ../nbs/lib/training.ipynb #9aa0c591
 def fit(
     task: nn.Module,  # the stage; left with the weights of its best epoch
-    data: Dataset,
-    stage: StageRecipe,
+    data: Dataset,  # with a training and a validation split
+    stage: StageRecipe,  # how the weights move
     image_size: int,  # of the crops, pixels
-    folder: Path,  # for checkpoints, metrics.jsonl and best.safetensors; a run that was cut off there goes on
+    folder: Path,  # for checkpoints, metrics.jsonl and best-<epoch>.safetensors; a run that was cut off there goes on
     seed: int,  # of every random stream
-    engine: Engine,
+    engine: Engine,  # where
     title: str = "",  # for the progress bar
     keep_start: bool = False,  # whether the weights given count as epoch 0 and may stay the best
-) -> dict:  # best_epoch, best (its validation metrics), epochs run, seconds over all attempts
-    "Train one stage, resuming where a checkpoint is found. Raises `Diverged` when the loss is no longer a number."
+) -> dict:  # best_epoch, best (its validation metrics), history (of all epochs), epochs run, seconds over all attempts
+    "Train one stage, resuming from a checkpoint. Raises `Diverged` when the loss is no number, `ValueError` for a batch that cannot be shared."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     acc = engine.renew()
+    torch.backends.cudnn.deterministic = True  # the same spec on the same machine gives the same record
+    share = acc.num_processes * engine.accumulation
+    if stage.batch_size % share:
+        raise ValueError(f"batch_size={stage.batch_size} cannot be shared by {acc.num_processes} processes × {engine.accumulation} accumulated parts")
     raw, better = task, type(task).better
     task = task.to(acc.device, memory_format=torch.channels_last)
-    train = loader(data, "train", max(stage.batch_size // engine.accumulation, 1), engine.workers)
+    train = loader(data, "train", stage.batch_size // engine.accumulation, engine.workers)
     order = train.sampler.generator
     optimizer = _optimizer(task, stage)
     scheduler = _scheduler(optimizer, stage, math.ceil(len(train) / engine.accumulation), better)
     task, optimizer, batches = acc.prepare(task, optimizer, train)
     acc.register_for_checkpointing(scheduler)
 
-    validate = len(data.indices("val")) > 0
-
     def measure(epoch, lr, train_loss):
-        means = evaluate(raw, data, "val", image_size, engine)[0] if validate else {}
+        if acc.num_processes > 1:  # each process has batch norms of its own; the saved ones are the first's
+            for buffer in raw.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        means = evaluate(raw, data, "val", image_size, engine)[0]
         return dict(epoch=epoch, lr=lr, train_loss=train_loss, **{f"val_{k}": v for k, v in means.items()})
 
     def rank(h):  # larger is better
         sign = 1 if better is max else -1
-        return (sign * h[f"val_{raw.metric}"], -h["val_loss"]) if validate else (h["epoch"], 0)
+        return sign * h[f"val_{raw.metric}"], -h["val_loss"]
+
+    def best():
+        return folder / f"best-{progress['best']['epoch']:04d}.safetensors"
 
     progress = dict(epoch=0, history=[], best=None, drops=0, seconds=0.0)
     if found := _checkpoints(folder):
@@ -359,7 +419,7 @@ def fit(
         start = measure(0, 0.0, float("nan")) | dict(train_loss=None)
         progress |= dict(history=[start], best=start)
         if acc.is_main_process:
-            _save(raw, folder / "best.safetensors")
+            _save(raw, best())
     total, done = stage.epochs * len(batches), progress["epoch"] * len(batches)
     bar = progress_bar(total=total, initial=done, desc=title, disable=not (engine.progress and acc.is_main_process))
 
@@ -393,7 +453,7 @@ def fit(
             raise Diverged(f"{title}: the training loss is {train_loss} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
         h = measure(epoch, lr, train_loss)
         if stage.schedule == "plateau":
-            scheduler.step(h[f"val_{raw.metric}"] if validate else train_loss)
+            scheduler.step(h[f"val_{raw.metric}"])
             progress["drops"] += optimizer.param_groups[0]["lr"] < lr
         elif stage.schedule == "step":
             scheduler.step()
@@ -401,13 +461,15 @@ def fit(
         if progress["best"] is None or rank(h) > rank(progress["best"]):
             progress["best"] = h
             if acc.is_main_process:
-                _save(raw, folder / "best.safetensors")
+                _save(raw, best())
         progress |= dict(epoch=epoch, seconds=progress["seconds"] + time.perf_counter() - began)
         _checkpoint(acc, folder, progress)
-        if acc.is_main_process:
+        if acc.is_main_process:  # only now: a run that is cut off before needs the best of the checkpoint before
+            for old in set(folder.glob("best-*.safetensors")) - {best()}:
+                old.unlink()
             _write_metrics(folder, progress["history"])
     bar.close()
     acc.wait_for_everyone()
-    raw.load_state_dict(load_file(folder / "best.safetensors"))
+    raw.load_state_dict(load_file(best()))
     acc.free_memory(task, optimizer, batches)
-    return dict(best_epoch=progress["best"]["epoch"], best=progress["best"], epochs=progress["epoch"], seconds=progress["seconds"])
+    return dict(best_epoch=progress["best"]["epoch"], **{k: progress[k] for k in ("best", "history", "seconds")}, epochs=progress["epoch"])

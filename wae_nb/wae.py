@@ -38,7 +38,7 @@ def _activation(name: str) -> nn.Module:
         raise ValueError(f"activation={name!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
-# %% ../nbs/lib/wae.ipynb #c8c3ae86
+# %% ../nbs/lib/wae.ipynb #615a6091
 class Encoder(nn.Module):
     "The encoding layer: image → `Decomposition` (Eq. 1; layers as in the authors' released model)."
 
@@ -62,10 +62,11 @@ class Encoder(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1] less their mean
     ) -> Decomposition:  # both (B, sub_channels, ceil(H/2), ceil(W/2))
+        "Split the image."
         h = self.body(x)
         return Decomposition(self.low(h), self.high(h))
 
-# %% ../nbs/lib/wae.ipynb #283b3940
+# %% ../nbs/lib/wae.ipynb #b156f945
 class Decoder(nn.Module):
     "The decoding layer: both sub-images → the synthesised image (Eq. 2)."
 
@@ -91,10 +92,11 @@ class Decoder(nn.Module):
         d: Decomposition,  # I_L and I_H, each (B, sub_channels, h, w)
         size: tuple[int, int] | None = None,  # (H, W) of the original, to drop the last row or column of an odd one
     ) -> Tensor:  # I', (B, 3, H, W); (B, 3, 2h, 2w) without `size`
+        "Put the image together."
         out = self.low(d.low) + self.high(d.high)  # I' = F_DL(I_L) + F_DH(I_H)
         return out if size is None else out[..., : size[0], : size[1]]
 
-# %% ../nbs/lib/wae.ipynb #7a8b5432
+# %% ../nbs/lib/wae.ipynb #47028641
 class WAE(nn.Module):
     "The wavelet-like auto-encoder: encoder and decoder together (Figure 2)."
 
@@ -112,5 +114,6 @@ class WAE(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1] less their mean
     ) -> tuple[Decomposition, Tensor]:  # ([I_L, I_H], I'), I' of the size of x
+        "Split the image and put it together again."
         d = self.encoder(x)
         return d, self.decoder(d, x.shape[-2:])
