@@ -105,8 +105,13 @@ class _Line:
         from IPython.display import display
 
         self.handle = display({"text/plain": ""}, raw=True, display_id=True)
+        terminal = os.environ.get("WAE_NB_TERMINAL")  # where papermill's caller watches
+        self.terminal = open(terminal, "w") if terminal else None
 
     def write(self, text: str) -> None:
+        if self.terminal:
+            self.terminal.write(text)
+            self.terminal.flush()
         if "\r" in text:
             self.handle.update({"text/plain": text.strip()}, raw=True)
 
