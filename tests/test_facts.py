@@ -102,3 +102,11 @@ def test_scores_average():
         scores = build(method, "vgg11", 4, 48, 0.125).eval()(torch.rand(3, 3, 48, 48))
         expected = scores.s_L if scores.s_c is None else (scores.s_L + scores.s_c) / 2
         torch.testing.assert_close(scores.s, expected)
+
+
+def test_readme_states_the_bounds(root):
+    """The two ratios that README quotes, from the counts."""
+    said = (root / "README.md").read_text()
+    for backbone, words in [("vgg16", "VGG16 needs {:.2f} times fewer"), ("resnet50", "ResNet-50 {:.2f} times fewer")]:
+        ratio = macs(meta("plain", backbone, 1000)) / macs(meta("wae", backbone, 1000))
+        assert words.format(ratio) in " ".join(said.split())
