@@ -6,12 +6,10 @@
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
            'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'check_parameters', 'Experiment']
 
-# %% ../nbs/lib/runs.ipynb #d0db3937
+# %% ../nbs/lib/runs.ipynb #ec094320
 import ast
 import hashlib
 import json
-import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -29,7 +27,7 @@ from torch import nn
 from .backbones import check_backbone
 from .classifier import IMAGENET_MEAN, METHODS, build, check_image_size, check_method
 from .data import Dataset, load
-from .timing import macs
+from .timing import hardware, macs
 from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAETask, evaluate, fit, paper_recipe, short_recipe
 from .training import _save, _write_json, _write_metrics
 from .wae import WAE
@@ -98,7 +96,7 @@ class RunSpec:
         stage = f"stage{self.stage}" if self.stage else "plain-training"
         return "-".join(filter(None, [self.method, self.backbone, stage, f"seed{self.seed}", key]))
 
-# %% ../nbs/lib/runs.ipynb #37441a0e
+# %% ../nbs/lib/runs.ipynb #8bd7af79
 def project_root() -> Path:
     "The folder of the checkout that this library runs from, or the working folder where it is installed elsewhere."
     import wae_nb
@@ -112,15 +110,10 @@ def machine(
 ) -> dict:
     "The hardware that did the work, and the versions that a result depends on."
     import accelerate
-    import torchvision
 
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        cpu = next((line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")), cpu)
-    versions = dict(python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__, accelerate=accelerate.__version__)
-    gpu = torch.cuda.get_device_name(accelerator.device) if accelerator.device.type == "cuda" else None
-    how = dict(processes=accelerator.num_processes, mixed_precision=accelerator.mixed_precision)
-    return dict(cpu=cpu, cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, **how, system=platform.system(), versions=versions)
+    out = hardware(accelerator.device) | dict(processes=accelerator.num_processes, mixed_precision=accelerator.mixed_precision)
+    out["versions"]["accelerate"] = accelerate.__version__
+    return out
 
 
 def commit() -> dict:
