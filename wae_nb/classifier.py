@@ -26,7 +26,7 @@ class Scores(NamedTuple):
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# %% ../nbs/lib/classifier.ipynb #763c5fd2
+# %% ../nbs/lib/classifier.ipynb #50728bd2
 def _whole(x: Tensor) -> Tensor:
     "At least single precision: averaged in half, scores would tie."
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -67,10 +67,17 @@ class DecomposedClassifier(nn.Module):
     ) -> Scores:
         "The scores of a decomposition."
         f_L = self.low_net(self.norm_low(d.low))
+        return self.score(f_L, None if self.high_net is None else self.high_net(self.norm_high(d.high)))
+
+    def score(
+        self,
+        f_L: Tensor,  # maps of low_net, (B, C, h, w)
+        f_H: Tensor | None = None,  # maps of high_net, (B, C', h, w); None for one stream
+    ) -> Scores:
+        "The scores of the two networks' maps."
         s_L = _whole(self.head_low(f_L))
-        if self.high_net is None:
+        if f_H is None:
             return Scores(s_L, None, s_L)
-        f_H = self.high_net(self.norm_high(d.high))
         s_c = _whole(self.head_fused(torch.cat([f_L, f_H], 1)))
         return Scores((s_c + s_L) / 2, s_c, s_L)
 
