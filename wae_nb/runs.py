@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
-           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'check_parameters', 'Experiment']
+           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'check_parameters', 'save_output', 'Experiment']
 
 # %% ../nbs/lib/runs.ipynb #ec094320
 import ast
@@ -290,7 +290,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #b3c27061
+# %% ../nbs/lib/runs.ipynb #13af31fe
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -335,6 +335,34 @@ def check_parameters(
             given |= {t.id for n in body if isinstance(n, ast.Assign) for t in n.targets}
     if unknown := sorted(given - declared):
         raise ValueError(f"this notebook has no parameter {unknown[0]!r}; it has {', '.join(sorted(declared))}")
+
+
+def save_output(
+    folder: Path,  # made if it is not there
+    name: str,  # of the files, without an ending
+    what,  # a `DataFrame` (csv, md, tex, and json with its records) or a matplotlib `Figure` (png and svg)
+    caption: str = "",  # stands under a table
+    records: dict[str, list[str]] | None = None,  # of a table: the names of the records that each row comes from
+) -> Path:  # of the md or png file
+    "Write a table or figure."
+
+    def file(end):
+        return folder / f"{name}.{end}"
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(what, "savefig"):
+        from matplotlib import pyplot as plt
+
+        what.savefig(file("png"), dpi=100)
+        with plt.rc_context({"svg.hashsalt": name}):  # the same figure, the same bytes
+            what.savefig(file("svg"), metadata={"Date": None})
+        return file("png")
+    what.to_csv(file("csv"))
+    if records:
+        _write_json(file("json"), records)
+    file("tex").write_text(what.to_latex(caption=caption or None, escape=True))
+    file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
+    return file("md")
 
 
 class Experiment:
@@ -408,20 +436,5 @@ class Experiment:
         rows: dict[str, list[Run]] | None = None,  # of a table: the runs that each row comes from
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
-        def file(end):
-            return self.figures_dir / f"{name}-{self.data.name}-{self.backbone}.{end}"
-
-        self.figures_dir.mkdir(parents=True, exist_ok=True)
-        if hasattr(what, "savefig"):
-            from matplotlib import pyplot as plt
-
-            what.savefig(file("png"), dpi=100)
-            with plt.rc_context({"svg.hashsalt": name}):  # the same figure, the same bytes
-                what.savefig(file("svg"), metadata={"Date": None})
-            return file("png")
-        what.to_csv(file("csv"))
-        if rows:
-            _write_json(file("json"), {row: [r.record["name"] for r in runs] for row, runs in rows.items()})
-        file("tex").write_text(what.to_latex(caption=caption or None, escape=True))
-        file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
-        return file("md")
+        runs = {row: [r.record["name"] for r in rs] for row, rs in rows.items()} if rows else None
+        return save_output(self.figures_dir, f"{name}-{self.data.name}-{self.backbone}", what, caption, runs)
