@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'BASELINES', 'STEPS', 'RECORD_FORMAT', 'row_model', 'available_engines', 'available_precisions', 'numbers',
            'Setting', 'images', 'measure', 'working_memory', 'breakdown', 'load_records', 'save_record', 'find_times',
-           'cost_table']
+           'table_batch', 'cost_table']
 
 # %% ../nbs/lib/bench.ipynb #cd37a2e2
 import copy
@@ -106,7 +106,7 @@ def numbers(
         raise ValueError(f"{name}={text!r}: use positive whole numbers, for instance '1,8,32'")
     return out
 
-# %% ../nbs/lib/bench.ipynb #8b0aad55
+# %% ../nbs/lib/bench.ipynb #01b87f7b
 @dataclass(frozen=True)
 class Setting:
     "How a model is run."
@@ -142,6 +142,7 @@ def measure(
             x = images(batch, image_size, setting)
             if calls is None or setting.engine in ONE_SHAPE:
                 calls = None  # the last ones' memory, before the next are made
+                torch.compiler.reset()
                 calls = [prepare(net, setting.engine, x) for net in (baseline, row)]
             pairs = time_pairs(*(partial(call, x) for call in calls), batch, device=setting.device, **effort)
             out.append(vars(setting) | dict(threads=torch.get_num_threads()) | pairs.summary())
@@ -196,7 +197,7 @@ STEPS: dict[str, Callable[[DecomposedClassifier], nn.Module]] = {
     "packed, or recorded as a graph": fuse,
 }
 
-# %% ../nbs/lib/bench.ipynb #767715cb
+# %% ../nbs/lib/bench.ipynb #3ec7c2d6
 RECORD_FORMAT = 1
 
 
@@ -240,11 +241,18 @@ def find_times(
     return [t for t in record["times"] if all(t.get(k) == v for k, v in want.items())]
 
 
+def table_batch(
+    record: dict,  # of `load_records`
+) -> int:
+    "The batch size that a table quotes: 1 on a CPU and 32 on a GPU, or what the record has nearest to it."
+    want = 1 if record["main"]["device"] == "cpu" else 32
+    return min({t["batch"] for t in record["times"]}, key=lambda n: (abs(n - want), n))
+
+
 def cost_table(
     number: int,  # 1, 2 or 5
     cpu: dict | None,  # a record, or None
     gpu: dict | None,  # a record, or None
-    batches: tuple[int, int] = (1, 32),  # that the CPU's and the GPU's figures are taken at
 ):  # a `DataFrame` of strings: the paper's figures beside the measured ones, times in ms an image
     "The cost columns of a table. Raises `ValueError` for a table without any."
     if number not in (1, 2, 5):
@@ -253,7 +261,8 @@ def cost_table(
     backbone = "resnet50" if number == 5 else "vgg16"
     keys = {title: key for key, title in ROWS[backbone].items()} | {"VGG16 (224)": None, "VGG16-Net": None, "ResNet-50": None}
     measured = {title: {} for title in table.rows if title in keys}
-    for kind, record, batch in (("cpu", cpu, batches[0]), ("gpu", gpu, batches[1])):
+    for kind, record in (("cpu", cpu), ("gpu", gpu)):
+        batch = table_batch(record) if record else None
         for title, cells in measured.items():
             found = find_times(record, backbone, keys[title], **record["main"], batch=batch) if record else []
             if not found:

@@ -94,11 +94,18 @@ def _side_by_side(convs: list[nn.Conv2d]) -> nn.Conv2d:
     out.bias = nn.Parameter(torch.cat([c.weight.new_zeros(c.out_channels) if c.bias is None else c.bias for c in convs]))
     return out.requires_grad_(False)
 
-# %% ../nbs/lib/deploy.ipynb #b090e9aa
+# %% ../nbs/lib/deploy.ipynb #09d3b4e7
+class _Tracer(fx.Tracer):
+    "Looks into everything but the wavelet's border, which depends on the size."
+
+    def is_leaf_module(self, m: nn.Module, name: str) -> bool:
+        return isinstance(m, _PeriodicPad) or super().is_leaf_module(m, name)
+
+
 def _traced(net: nn.Module, what: str) -> nn.Module:
     "The graph of a network, or the network itself, with a warning, where it has none that can be traced."
     try:
-        return fx.symbolic_trace(net)
+        return fx.GraphModule(net, _Tracer().trace(net))
     except Exception as e:  # whatever the network's own code does with a tensor that has no values
         warnings.warn(f"{what} ({type(net).__name__}) cannot be traced, so it stays as it is: {type(e).__name__}: {e}", stacklevel=3)
         return net
@@ -150,7 +157,7 @@ def fold(
     model: DecomposedClassifier,  # trained; not changed
 ) -> DecomposedClassifier:  # in evaluation mode, of standard modules: it can be moved, compiled and exported
     "The same classifier, its batch norms in the weights of its convolutions, one convolution for both sub-images. Raises `TypeError` for other models."
-    if not isinstance(model, DecomposedClassifier):
+    if not isinstance(model, DecomposedClassifier) or hasattr(model, "cuda_graphs"):  # or one that is fused already
         raise TypeError(f"model is a {type(model).__name__}; fold and fuse take what `wae_nb.classifier.build` makes, a DecomposedClassifier")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     model.low_net = _fold_batch_norms(model.low_net, "low_net")
@@ -160,8 +167,9 @@ def fold(
         body, convs = parts
         norms = [model.norm_low, model.norm_high][: len(convs)]
         for i, norm in enumerate(norms):
-            if isinstance(norm, nn.BatchNorm2d):
-                convs[i] = fuse_conv_bn_eval(convs[i].eval().to(model.mean.device), norm)
+            convs[i] = convs[i].eval().to(model.mean)
+            if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
+                convs[i] = fuse_conv_bn_eval(convs[i], norm)
                 setattr(model, ("norm_low", "norm_high")[i], nn.Identity())
         body = list(body) if isinstance(body, nn.Sequential) else [body]
         model.decomposer = Split(nn.Sequential(*body, _side_by_side(convs)), convs[0].out_channels)
@@ -169,7 +177,7 @@ def fold(
         model.norm_low = nn.Identity()
     return model
 
-# %% ../nbs/lib/deploy.ipynb #3f62b812
+# %% ../nbs/lib/deploy.ipynb #45b9ca15
 class _PackedConv(nn.Module):
     "A convolution with packed weights; ReLU and a residual sum done as its result is written."
 
@@ -194,7 +202,15 @@ class _PackedConv(nn.Module):
         w, op = self.packed[key], torch.ops.mkldnn._convolution_pointwise
         if other is None:
             return op.default(x, w, self.bias, *self.geometry, self.unary or "none", [], "")
+        if other.shape != self.shape(x):  # a sum that broadcasts
+            out = op.default(x, w, self.bias, *self.geometry, "none", [], "") + other
+            return out.relu_() if self.unary else out
         return op.binary(x, other, w, self.bias, *self.geometry, "add", 1.0, self.unary, [], "")
+
+    def shape(self, x: Tensor) -> tuple[int, ...]:
+        pad, stride, dilation, _ = self.geometry
+        sides = zip(x.shape[2:], self.weight.shape[2:], pad, stride, dilation)
+        return (len(x), len(self.weight), *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, s, d in sides))
 
 
 class _PackedLinear(nn.Module):
@@ -235,13 +251,14 @@ def _pack(net: nn.Module, what: str) -> nn.Module:
     order = {n: i for i, n in enumerate(net.graph.nodes)}
     for node, layer in _called(net, (nn.Conv2d, nn.Linear)):
         is_conv = isinstance(layer, nn.Conv2d)
-        if is_conv and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+        if len(node.args) != 1 or node.kwargs or (is_conv and (layer.padding_mode != "zeros" or isinstance(layer.padding, str))):
             continue
         last, other = node, None
         reader = next(iter(node.users)) if len(node.users) == 1 else None
         if is_conv and reader and reader.op == "call_function" and reader.target in (operator.add, operator.iadd, torch.add):
-            others = [a for a in reader.args if a is not node]
-            if len(others) == 1 and isinstance(others[0], fx.Node) and order[others[0]] < order[node]:
+            others = [a for a in reader.args if a is not node and isinstance(a, fx.Node)]
+            in_place = reader.target is operator.iadd and reader.args[0] is not node  # another tensor is changed
+            if len(others) == 1 and len(reader.args) == 2 and not reader.kwargs and not in_place and order[others[0]] < order[node]:
                 last, other = reader, others[0]
         reader = next(iter(last.users)) if len(last.users) == 1 else None
         relu = reader if reader and _is_relu(net, reader) else None
@@ -306,7 +323,7 @@ class Tiled(nn.Module):
         n = self.tile(x)
         return self.net(x) if n >= len(x) else torch.cat([self.net(part) for part in x.split(n)])
 
-# %% ../nbs/lib/deploy.ipynb #c746a6f4
+# %% ../nbs/lib/deploy.ipynb #71f053fb
 class _Centre(nn.Module):
     "The image less its mean colour, channels last."
 
@@ -336,6 +353,13 @@ class FusedClassifier(DecomposedClassifier):
         self._recorded, self._beside = {}, None
         self.eval().requires_grad_(False)
 
+    def _apply(self, *args, **kw):  # moved or cast: what was recorded is of the old weights
+        self._recorded.clear()
+        return super()._apply(*args, **kw)
+
+    def __getstate__(self):  # a copy records its own
+        return self.__dict__ | {"_recorded": {}, "_beside": None}
+
     def decompose(
         self,
         x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1]
@@ -351,7 +375,7 @@ class FusedClassifier(DecomposedClassifier):
         if self.high_net is None or not d.low.is_cuda:
             return super().classify(d)
         here = torch.cuda.current_stream()
-        self._beside = self._beside or torch.cuda.Stream()
+        self._beside = self._beside or torch.cuda.Stream(priority=-1)  # of another pool than the stream that records
         self._beside.wait_stream(here)
         with torch.cuda.stream(self._beside):
             f_H = self.high_net(self.norm_high(d.high))
@@ -369,13 +393,14 @@ class FusedClassifier(DecomposedClassifier):
         if not (x.is_cuda and self.cuda_graphs and len(x)):
             return super().forward(x)
         key = (x.shape, x.dtype)
-        if key not in self._recorded:
-            if len(self._recorded) >= self.graphs_kept:
-                self._recorded.pop(next(iter(self._recorded)))
-            self._recorded[key] = self._record(x)
-        graph, image, scores = self._recorded[key]
-        image.copy_(x)
-        graph.replay()
+        with torch.cuda.device(x.device):
+            if key not in self._recorded:
+                if len(self._recorded) >= self.graphs_kept:
+                    self._recorded.pop(next(iter(self._recorded)))
+                self._recorded[key] = self._record(x)
+            graph, image, scores = self._recorded[key]
+            image.copy_(x)
+            graph.replay()
         return Scores(*(None if s is None else s.clone() for s in scores))
 
     def _record(self, x: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Scores]:
@@ -388,6 +413,11 @@ class FusedClassifier(DecomposedClassifier):
         with torch.cuda.graph(graph):
             scores = super().forward(image)
         return graph, image, scores
+
+
+def _keep_freed_memory() -> None:
+    "Let glibc keep blocks of up to 31 MiB, and 62 MiB in all, when they are freed (M_MMAP_THRESHOLD is dynamic); harmless elsewhere."
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def fuse(
@@ -405,6 +435,7 @@ def fuse(
     split = isinstance(m.decomposer, Split)
     front = nn.Sequential(centre, *m.decomposer.net) if split else nn.Sequential(centre, m.decomposer)
     if on_cpu:
+        _keep_freed_memory()
         packing = pack and _can_pack(m.mean.dtype)
 
         def ready(net, what, budget):
@@ -420,7 +451,7 @@ def fuse(
     decomposer = Split(front, m.decomposer.low_channels) if split else front
     return FusedClassifier(m, decomposer, nets, heads, cuda_graphs)
 
-# %% ../nbs/lib/deploy.ipynb #9a26880e
+# %% ../nbs/lib/deploy.ipynb #302e2f5e
 ENGINES = {
     "eager": "PyTorch, the model as it was built, channels last",
     "fused": "PyTorch, `fuse`",
@@ -445,6 +476,8 @@ def check_engine(
         raise ImportError(f"engine={engine!r} needs {' and '.join(missing)}; install the extra: pip install 'wae_nb[engines]'")
     if engine in _NEEDS and (device != "cpu" or precision != "fp32"):
         raise ValueError(f"engine={engine!r} runs on the CPU in fp32 here, not on {device!r} in {precision!r}")
+    if engine == "compile" and device == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ValueError("engine='compile' needs triton on a GPU; it comes with PyTorch's CUDA builds for Linux")
     if engine == "compile" and device == "cpu" and not any(map(shutil.which, (os.environ.get("CXX") or "g++", "clang++", "cl"))):
         raise ValueError("engine='compile' needs a C++ compiler on the CPU (g++, clang++, or one named by CXX)")
 
@@ -498,8 +531,13 @@ def _onnxruntime(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _compile(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor]:
     folded = _Final(fold(model)).to(dtype=image.dtype, memory_format=torch.channels_last).eval()
-    options = {"freezing": True} | ({"triton.cudagraphs": True} if image.is_cuda else {})
-    return torch.compile(folded, options=options, dynamic=False)
+    compiled = torch.compile(folded, fullgraph=True, dynamic=False, mode="reduce-overhead" if image.is_cuda else None)
+
+    def call(x):
+        with torch.inference_mode(), torch._inductor.config.patch(freezing=True):  # read while it compiles, at the first call
+            return compiled(x)
+
+    return call
 
 
 def prepare(
@@ -520,5 +558,6 @@ def prepare(
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what exporters think about themselves
         call = make()
-        call(image)
+        for _ in range(2):
+            call(image)
     return call
