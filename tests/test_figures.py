@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from wae_nb.bench import ROWS
+
 TABLES = sorted((ROOT / "figures").glob("*/table6-*.csv"))
 
 
@@ -40,3 +42,24 @@ def test_table_6_follows_from_its_records(path):
         top1 = [100 * np.mean(np.array(r["answers"]) == np.array(r["labels"])) for r in records]
         assert cell == f"{np.mean(top1):.2f}" + (f" ± {np.std(top1, ddof=1):.2f}" if len(top1) > 1 else "")
     assert len(data) == 1
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_costs_follow_from_their_records(number):
+    """Each measured cost again, from the record that the table names."""
+    folder = ROOT / "figures/timing"
+    table = pd.read_csv(folder / f"table{number}-cost.csv", index_col=0, dtype=str)
+    backbone = "resnet50" if number == 5 else "vgg16"
+    keys = {title: key for key, title in ROWS[backbone].items()}
+    seen = 0
+    for kind, (name,) in json.loads((folder / f"table{number}-cost.json").read_text()).items():
+        record = json.loads((folder / "records" / f"{name}.json").read_text())
+        batch = 1 if kind == "CPU" else 32
+        for title in table.index.intersection(list(keys)):
+            (t,) = [t for t in record["times"] if (t["backbone"], t["row"], t["batch"]) == (backbone, keys[title], batch)]
+            assert t["engine"] == "fused" and t["precision"] == "fp32" and t["speedup"][0] <= t["speedup"][1] <= t["speedup"][2]
+            assert table.loc[title, f"{kind} speed-up, measured"] == f"{t['speedup'][1]:.2f}"
+            if number != 5:
+                assert table.loc[title, f"{kind} (ms), measured"] == f"{t['latency_ms'][1] / batch:.2f}"
+            seen += 1
+    assert seen >= 2
