@@ -1,6 +1,8 @@
-"""Shared pieces: the project's root, and a small folder of images."""
+"""Shared pieces: the project's root, a small folder of images, and papermill as a user calls it."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +30,10 @@ def people(tmp_path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path)
     return tmp_path / "people"
+
+
+def run_notebook(name: str, out: Path, cwd: Path, **parameters) -> subprocess.CompletedProcess:
+    """One of nbs/ by papermill, from any working folder."""
+    args = [str(v) for k, value in parameters.items() for v in ("-p", k, value)]
+    command = [Path(sys.executable).with_name("papermill"), ROOT / f"nbs/{name}.ipynb", out, *args, "--no-progress-bar"]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})

@@ -1,7 +1,6 @@
 """The notebooks as people use them: exported, cleaned, run by papermill from anywhere."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import papermill
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_notebook
 
 NUMBERED = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 ALL = sorted((ROOT / "nbs").rglob("*.ipynb"))
@@ -61,18 +60,12 @@ def test_parameters_are_typed_and_explained(path):
         assert p["help"], name
 
 
-def run(root, out, cwd, **parameters):
-    args = [str(v) for k, value in parameters.items() for v in ("-p", k, value)]
-    command = [Path(sys.executable).with_name("papermill"), root / "nbs/05_cacd.ipynb", out, *args, "--no-progress-bar"]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={k: v for k, v in os.environ.items() if k != "IN_TEST"})
-
-
-def test_table_6_on_a_folder_and_again(root, people, tmp_path):
+def test_table_6_on_a_folder_and_again(people, tmp_path):
     """From another working folder, on grey pictures of odd sizes; the second time everything is found."""
     shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", seeds="0,1")
-    first = run(root, tmp_path / "a.ipynb", tmp_path, **shared)
+    first = run_notebook("05_cacd", tmp_path / "a.ipynb", tmp_path, **shared)
     assert first.returncode == 0, first.stderr[-2000:]
-    second = run(root, tmp_path / "b.ipynb", tmp_path, **shared)
+    second = run_notebook("05_cacd", tmp_path / "b.ipynb", tmp_path, **shared)
     assert second.returncode == 0, second.stderr[-2000:]
     a, b = text(tmp_path / "a.ipynb"), text(tmp_path / "b.ipynb")
     assert "trained wae-resnet18-stage3-seed1" in a
@@ -96,8 +89,9 @@ def test_table_6_on_a_folder_and_again(root, people, tmp_path):
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
-def test_bad_parameter_is_one_line(root, tmp_path, bad, message):
-    done = run(root, tmp_path / "out.ipynb", tmp_path, **(dict(profile="smoke", runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures") | bad))
+def test_bad_parameter_is_one_line(tmp_path, bad, message):
+    folders = dict(runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures")
+    done = run_notebook("05_cacd", tmp_path / "out.ipynb", tmp_path, **(dict(profile="smoke") | folders | bad))
     assert done.returncode != 0
     assert any(message in line for line in done.stderr.splitlines())
     assert not list((tmp_path / "runs").glob("*stage*"))
