@@ -1,6 +1,7 @@
 """The harness that times, and the models made fast: against a clock that we drive, and against the models they were made from."""
 
 import copy
+import importlib.util
 from functools import partial
 
 import pytest
@@ -9,9 +10,9 @@ from conftest import run_notebook
 from torch import nn
 
 from wae_nb import timing
-from wae_nb.bench import ROWS, row_model
+from wae_nb.bench import ROWS, available_engines, row_model
 from wae_nb.classifier import METHODS, build
-from wae_nb.deploy import ENCODER_TILE, NETWORK_TILE, FusedClassifier, Tiled, export_onnx, fold, fuse, prepare
+from wae_nb.deploy import ENCODER_TILE, ENGINES, NETWORK_TILE, FusedClassifier, Tiled, check_engine, export_onnx, fold, fuse, prepare
 from wae_nb.timing import macs, roofline, time_pairs
 
 
@@ -56,10 +57,36 @@ def test_fused_is_the_same_classifier(method, backbone):
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
 
 
-def test_fused_refuses_what_the_model_refuses():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engine_gives_the_scores(engine):
+    try:
+        check_engine(engine)
+    except (ImportError, ValueError) as e:
+        pytest.skip(str(e))
+    net, x = trained_like("wae", "resnet18", 64, 3), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(prepare(net, engine, x)(x), net(x).s, rtol=1e-4, atol=1e-4)
+
+
+def test_fused_takes_what_the_model_takes():
+    """A grey image, which stands for three equal channels, and no image at all; a size that the heads do not take is refused."""
     net = trained_like("wae", "vgg11", 64, 0)
+    fused = fuse(net)
+    grey = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        assert difference(net(grey), fused(grey)) < 1e-4
+        assert difference(net(grey.expand(-1, 3, -1, -1)), fused(grey)) < 1e-4
+    assert fused(torch.rand(0, 3, 64, 64)).s.shape == (0, 11)
     with pytest.raises(ValueError, match="image of 65×64 pixels"):
-        fuse(net)(torch.rand(1, 3, 65, 64))
+        fused(torch.rand(1, 3, 65, 64))
+
+
+def test_engine_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"engine='openvino' needs openvino; install the extra: pip install 'wae_nb\[engines\]'"):
+        check_engine("openvino")
+    chosen, absent = available_engines()
+    assert "fused" in chosen and {"openvino", "onnxruntime"} <= absent.keys()
 
 
 def test_tiles_bound_the_largest_map():
@@ -154,7 +181,7 @@ def test_bound_by_operations_is_the_ratio_of_counts(backbone):
         (dict(precisions="fp8"), "precision='fp8' is unknown"),
         (dict(batches="1,many"), "batches='1,many'"),
         (dict(device="tpu"), "device='tpu' is unknown"),
-        pytest.param(dict(device="cuda"), "device='cuda': torch sees no CUDA GPU", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")),
+        pytest.param(dict(device="cuda"), "device='cuda': torch finds no GPU here", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

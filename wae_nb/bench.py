@@ -7,7 +7,7 @@ __all__ = ['ROWS', 'BASELINES', 'STEPS', 'RECORD_FORMAT', 'row_model', 'availabl
            'Setting', 'images', 'measure', 'working_memory', 'breakdown', 'load_records', 'save_record', 'find_times',
            'table_batch', 'cost_table']
 
-# %% ../nbs/lib/bench.ipynb #cd37a2e2
+# %% ../nbs/lib/bench.ipynb #0781f87c
 import copy
 import json
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from .paper import TABLES, compare
 from .pruning import THINET, thinet
 from .runs import RecordError
 from .timing import PRECISIONS, check_precision, peak_memory, settings, time_pairs
+from .training import _write_json
 
 # %% ../nbs/lib/bench.ipynb #872876c6
 ROWS = {
@@ -106,7 +107,7 @@ def numbers(
         raise ValueError(f"{name}={text!r}: use positive whole numbers, for instance '1,8,32'")
     return out
 
-# %% ../nbs/lib/bench.ipynb #01b87f7b
+# %% ../nbs/lib/bench.ipynb #023b9abc
 @dataclass(frozen=True)
 class Setting:
     "How a model is run."
@@ -142,7 +143,7 @@ def measure(
             x = images(batch, image_size, setting)
             if calls is None or setting.engine in ONE_SHAPE:
                 calls = None  # the last ones' memory, before the next are made
-                torch.compiler.reset()
+                torch.compiler.reset()  # or it would give up after so many models
                 calls = [prepare(net, setting.engine, x) for net in (baseline, row)]
             pairs = time_pairs(*(partial(call, x) for call in calls), batch, device=setting.device, **effort)
             out.append(vars(setting) | dict(threads=torch.get_num_threads()) | pairs.summary())
@@ -197,7 +198,7 @@ STEPS: dict[str, Callable[[DecomposedClassifier], nn.Module]] = {
     "packed, or recorded as a graph": fuse,
 }
 
-# %% ../nbs/lib/bench.ipynb #3ec7c2d6
+# %% ../nbs/lib/bench.ipynb #c3f61205
 RECORD_FORMAT = 1
 
 
@@ -224,9 +225,7 @@ def save_record(
     "Write a timing record."
     path = Path(folder) / f"{record['name']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=1))
-    part.replace(path)
+    _write_json(path, record)
     return path
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier', 'Method',
-           'check_method', 'check_image_size', 'Scale', 'build', 'feature_shape']
+           'check_method', 'check_num_classes', 'check_image_size', 'Scale', 'build', 'feature_shape']
 
 # %% ../nbs/lib/classifier.ipynb #0955fc85
 from typing import NamedTuple
@@ -90,7 +90,7 @@ class DecomposedClassifier(nn.Module):
             raise ValueError(f"image of {x.shape[-2]}×{x.shape[-1]} pixels: the fully connected heads were built for image_size={self.image_size}")
         return self.classify(self.decompose(x))
 
-# %% ../nbs/lib/classifier.ipynb #b1212113
+# %% ../nbs/lib/classifier.ipynb #aff8ffbe
 class Method(NamedTuple):
     "How a row of the tables splits the image."
     title: str  # as in the paper's tables
@@ -119,6 +119,14 @@ def check_method(
         raise ValueError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}")
 
 
+def check_num_classes(
+    num_classes: int,  # of the scores
+) -> None:
+    "Raise a one-line `ValueError` for fewer than two."
+    if num_classes < 2:
+        raise ValueError(f"num_classes={num_classes!r}: a classifier needs at least 2 classes")
+
+
 MIN_IMAGE_SIZE = 32
 
 
@@ -129,7 +137,7 @@ def check_image_size(
     if not isinstance(image_size, int) or image_size < MIN_IMAGE_SIZE:
         raise ValueError(f"image_size={image_size!r}: the networks halve a sub-image five times; use a whole number of at least {MIN_IMAGE_SIZE} pixels")
 
-# %% ../nbs/lib/classifier.ipynb #ac34ebc7
+# %% ../nbs/lib/classifier.ipynb #0d59513a
 class Scale(nn.Module):
     "Divide by a fixed standard deviation."
 
@@ -163,8 +171,7 @@ def build(
     check_method(method)
     check_backbone(backbone)
     check_image_size(image_size)
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes!r}: a classifier needs at least 2 classes")
+    check_num_classes(num_classes)
     if not width > 0:
         raise ValueError(f"width={width!r}: use a number above 0, for instance 1 or 0.25")
     m = METHODS[method]

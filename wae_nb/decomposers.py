@@ -37,11 +37,17 @@ class Resize(nn.Module):
         size = [math.ceil(n / 2) for n in x.shape[-2:]]
         return Decomposition(F.interpolate(x, size, mode="bilinear", antialias=True))
 
-# %% ../nbs/lib/decomposers.ipynb #23c82f02
+# %% ../nbs/lib/decomposers.ipynb #e75bb981
 def _taps(filters) -> Tensor:
     "The four 2-D filters cA, cH, cV, cD of a pair of 1-D filters (low, high), (4, 1, K, K)."
     lo, hi = (torch.tensor(f, dtype=torch.float64) for f in filters)
     return torch.stack([torch.outer(r, c) for r, c in [(lo, lo), (hi, lo), (lo, hi), (hi, hi)]])[:, None]
+
+
+def _even(x: Tensor) -> Tensor:
+    "x with the last row or column of an odd side once more."
+    h, w = x.shape[-2:]
+    return F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x
 
 
 def _wrap(x: Tensor, before: int, after: int) -> Tensor:
@@ -51,7 +57,7 @@ def _wrap(x: Tensor, before: int, after: int) -> Tensor:
         x = x.index_select(dim, torch.arange(-before, n + after, device=x.device) % n)
     return x
 
-# %% ../nbs/lib/decomposers.ipynb #e9f86d0b
+# %% ../nbs/lib/decomposers.ipynb #b9bbe4cf
 class DWT(nn.Module):
     "One level of a 2-D wavelet transform as one strided convolution: low = cA, high = (cH, cV, cD) (pywt's `dwt2`, mode `periodization`)."
 
@@ -76,8 +82,8 @@ class DWT(nn.Module):
         x: Tensor,  # image, (B, C, H, W)
     ) -> Decomposition:  # low (B, C, ceil(H/2), ceil(W/2)); high (B, 3C, …): all channels of cH, of cV, of cD
         "One level of the transform."
-        B, C, H, W = x.shape
-        x = F.pad(x, (0, W % 2, 0, H % 2), mode="replicate") if H % 2 or W % 2 else x
+        B, C = x.shape[:2]
+        x = _even(x)
         n = self._analysis.shape[-1]
         x = _wrap(x.reshape(-1, 1, *x.shape[-2:]), n // 2 - 1, n // 2 - 1)
         bands = self._analysis if self.details else self._analysis[:1]

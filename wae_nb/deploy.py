@@ -6,7 +6,7 @@
 __all__ = ['NETWORK_TILE', 'ENCODER_TILE', 'ENGINES', 'ONE_SHAPE', 'Split', 'fold', 'largest_map', 'Tiled', 'FusedClassifier',
            'fuse', 'check_engine', 'export_onnx', 'prepare']
 
-# %% ../nbs/lib/deploy.ipynb #e6c8f78f
+# %% ../nbs/lib/deploy.ipynb #30c5e0d0
 import copy
 import importlib.util
 import math
@@ -24,11 +24,11 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .classifier import DecomposedClassifier, Scale, Scores
-from .decomposers import DWT, LowOnly
-from .timing import check_device
+from .decomposers import DWT, LowOnly, _even, _wrap
+from .timing import resolve_device
 from .wae import Decomposition, Encoder
 
-# %% ../nbs/lib/deploy.ipynb #500461fa
+# %% ../nbs/lib/deploy.ipynb #75f5dde6
 class Split(nn.Module):
     "One convolution's channels as low and high."
 
@@ -52,17 +52,12 @@ class Split(nn.Module):
 class _PeriodicPad(nn.Module):
     "What the wavelet sees beyond the border: an odd side's last pixel again, then the image anew."
 
-    def __init__(self, before: int, after: int):
+    def __init__(self, width: int):
         super().__init__()
-        self.before, self.after = before, after
+        self.width = width
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[-2:]
-        x = F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x
-        for dim in (-2, -1):
-            n = x.shape[dim]
-            x = x.index_select(dim, torch.arange(-self.before, n + self.after, device=x.device) % n)
-        return x
+        return _wrap(_even(x), self.width, self.width)
 
 
 def _as_convolution(decomposer: nn.Module) -> tuple[nn.Module, list[nn.Conv2d]] | None:
@@ -83,7 +78,7 @@ def _as_convolution(decomposer: nn.Module) -> tuple[nn.Module, list[nn.Conv2d]] 
                 weight[3 * b + c, c] = band[0]
         conv.weight = nn.Parameter(weight)
         convs.append(conv)
-    return _PeriodicPad(n // 2 - 1, n // 2 - 1), convs
+    return _PeriodicPad(n // 2 - 1), convs
 
 
 def _side_by_side(convs: list[nn.Conv2d]) -> nn.Conv2d:
@@ -177,7 +172,7 @@ def fold(
         model.norm_low = nn.Identity()
     return model
 
-# %% ../nbs/lib/deploy.ipynb #45b9ca15
+# %% ../nbs/lib/deploy.ipynb #f11aed46
 class _PackedConv(nn.Module):
     "A convolution with packed weights; ReLU and a residual sum done as its result is written."
 
@@ -189,9 +184,6 @@ class _PackedConv(nn.Module):
         self.geometry = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
         self.unary = "relu" if relu else None
         self.packed = {}
-
-    def __getstate__(self):  # a copy packs its own
-        return self.__dict__ | {"packed": {}}
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         key = (x.shape, x.dtype)
@@ -323,7 +315,7 @@ class Tiled(nn.Module):
         n = self.tile(x)
         return self.net(x) if n >= len(x) else torch.cat([self.net(part) for part in x.split(n)])
 
-# %% ../nbs/lib/deploy.ipynb #71f053fb
+# %% ../nbs/lib/deploy.ipynb #71cd81c2
 class _Centre(nn.Module):
     "The image less its mean colour, channels last."
 
@@ -353,12 +345,10 @@ class FusedClassifier(DecomposedClassifier):
         self._recorded, self._beside = {}, None
         self.eval().requires_grad_(False)
 
-    def _apply(self, *args, **kw):  # moved or cast: what was recorded is of the old weights
-        self._recorded.clear()
-        return super()._apply(*args, **kw)
+    def _fixed(self, *args, **kw):
+        raise TypeError("a fused model cannot be moved, cast, copied or saved: do that with the model it was made from, and fuse again")
 
-    def __getstate__(self):  # a copy records its own
-        return self.__dict__ | {"_recorded": {}, "_beside": None}
+    _apply = __getstate__ = state_dict = _fixed  # packed weights and recorded graphs are of one place and one dtype
 
     def decompose(
         self,
@@ -389,7 +379,9 @@ class FusedClassifier(DecomposedClassifier):
         self,
         x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1], of the model's device and dtype
     ) -> Scores:
-        "The scores of an image. Raises `ValueError` for a size that the heads cannot take."
+        "The scores of an image. Raises `ValueError` for images of another kind than it was made for."
+        if x.dtype != self.mean.dtype:
+            raise ValueError(f"images are {x.dtype}, the model was fused for {self.mean.dtype}: convert them (pixels in [0, 1]), or fuse(model, dtype)")
         if not (x.is_cuda and self.cuda_graphs and len(x)):
             return super().forward(x)
         key = (x.shape, x.dtype)
@@ -451,7 +443,7 @@ def fuse(
     decomposer = Split(front, m.decomposer.low_channels) if split else front
     return FusedClassifier(m, decomposer, nets, heads, cuda_graphs)
 
-# %% ../nbs/lib/deploy.ipynb #302e2f5e
+# %% ../nbs/lib/deploy.ipynb #7672dddf
 ENGINES = {
     "eager": "PyTorch, the model as it was built, channels last",
     "fused": "PyTorch, `fuse`",
@@ -469,7 +461,7 @@ def check_engine(
     precision: str = "fp32",  # as in `timing.PRECISIONS`
 ) -> None:
     "Raise a one-line error for an engine that cannot run here: `ValueError`, or `ImportError` where something must be installed."
-    check_device(device)
+    resolve_device(device)
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r} is unknown; use one of {', '.join(ENGINES)}")
     if missing := [m for m in _NEEDS.get(engine, ()) if importlib.util.find_spec(m) is None]:

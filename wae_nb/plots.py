@@ -116,18 +116,21 @@ def confusions(
     fig.colorbar(drawn, ax=axes, shrink=0.7)
     return fig
 
-# %% ../nbs/lib/plots.ipynb #96719380
+# %% ../nbs/lib/plots.ipynb #d1c9727d
 def speedup_by_batch(
     panels: dict[str, dict[str, dict[int, list[float]]]],  # baseline → row → batch → quartiles of the speed-up
     bounds: dict[str, dict[str, dict[int, float]]],  # baseline → what bounds it → batch → speed-up
 ) -> Figure:
-    "The speed-up of each row by batch size, a panel a baseline, bounds as lines."
+    "The speed-up of each row by batch size, a panel a baseline, bounds as lines; a row looks the same in each."
+    names = dict.fromkeys(name for rows in panels.values() for name in rows)
+    looks = {name: (COLOURS[i % len(COLOURS)], "osD^vPX"[i % 7]) for i, name in enumerate(names)}
     fig, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4.6), squeeze=False, layout="constrained")
     for ax, (title, rows) in zip(axes[0], panels.items()):
         batches = sorted({b for row in rows.values() for b in row})
         for style, (what, line) in zip(("--", ":"), bounds.get(title, {}).items()):
             ax.plot([batches.index(b) for b in line], list(line.values()), style, color="grey", lw=1.5, label=what)
-        for colour, marker, (name, row) in zip(COLOURS, "osD^vPX", rows.items()):
+        for name, row in rows.items():
+            colour, marker = looks[name]
             x, q = [batches.index(b) for b in row], np.array(list(row.values()))
             ax.errorbar(x, q[:, 1], [q[:, 1] - q[:, 0], q[:, 2] - q[:, 1]], color=colour, marker=marker, capsize=3, lw=1.5, label=name)
         ax.set(title=f"against {title}", xlabel="batch size", ylabel="times faster", yscale="log")

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['THINET', 'thinet']
 
-# %% ../nbs/lib/pruning.ipynb #72f7d40e
+# %% ../nbs/lib/pruning.ipynb #b69ceea0
 import torch
 from torch import nn
 
 from .backbones import features, flat_head, init_, pooled_head
-from .classifier import DecomposedClassifier, Scale
+from .classifier import DecomposedClassifier, Scale, check_image_size, check_num_classes
 from .decomposers import Identity
 
-# %% ../nbs/lib/pruning.ipynb #bc573425
+# %% ../nbs/lib/pruning.ipynb #caa65534
 _CONV = (32, 32, "M", 64, 64, "M", 128, 128, 128, "M", 256, 256, 256, "M", 512, 512, 512)
 _TINY = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128, 256)
 THINET = {"conv": "ThiNet-Conv", "gap": "ThiNet-GAP", "tiny": "ThiNet-Tiny", "70": "ThiNet-70", "50": "ThiNet-50", "30": "ThiNet-30"}
@@ -49,9 +49,11 @@ def thinet(
     num_classes: int,  # ≥ 2
     image_size: int = 224,  # pixels, ≥ 32; "conv" takes this size alone
 ) -> DecomposedClassifier:  # with fresh Xavier weights
-    "A network of ThiNet's published structure (Luo et al. 2017). Raises `ValueError` for an unknown one."
+    "A network of ThiNet's published structure (Luo et al. 2017). Raises `ValueError` naming the argument that cannot work."
     if structure not in THINET:
         raise ValueError(f"structure={structure!r} is unknown; use one of {', '.join(THINET)}")
+    check_image_size(image_size)
+    check_num_classes(num_classes)
     size = None
     if structure == "conv":
         net, size = nn.Sequential(*_plain_convs(_CONV), nn.MaxPool2d(2, 2, ceil_mode=True)), image_size

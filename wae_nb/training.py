@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'Recipe', 'paper_recipe', 'short_recipe', 'WAETask', 'ClassifyTask',
            'JointTask', 'Engine', 'evaluate', 'Diverged', 'fit']
 
-# %% ../nbs/lib/training.ipynb #54f8f062
+# %% ../nbs/lib/training.ipynb #5186fe99
 import json
 import math
 import os
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .classifier import DecomposedClassifier
 from .data import Dataset, crop, crop_offsets, loader, progress_bar, stream_seed
 from .losses import classification_loss, joint_loss, transform_loss
+from .timing import resolve_device
 from .wae import WAE, Decoder
 
 # %% ../nbs/lib/training.ipynb #24e0a06a
@@ -252,7 +253,7 @@ class JointTask(ClassifyTask):
         rec = self.decoder(d, x.shape[-2:])
         return _watch(self.model.classify(d), y) | dict(mse=_per_image(x - self.model.mean - rec), energy_high=_per_image(d.high))
 
-# %% ../nbs/lib/training.ipynb #a2631b03
+# %% ../nbs/lib/training.ipynb #4495c375
 @dataclass
 class Engine:
     "Where and how training runs; nothing in it changes what is learned, but for rounding."
@@ -265,10 +266,7 @@ class Engine:
     accelerator: Accelerator = field(init=False, repr=False)
 
     def __post_init__(self):
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"device={self.device!r} is unknown; use 'auto', 'cpu' or 'cuda'")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device='cuda', but torch finds no GPU here; use device='auto' or 'cpu'")
+        resolve_device(self.device)
         self.renew()
 
     def renew(self) -> Accelerator:
