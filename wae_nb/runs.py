@@ -6,27 +6,27 @@
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
            'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'check_parameters', 'save_output', 'Experiment']
 
-# %% ../nbs/lib/runs.ipynb #ec094320
+# %% ../nbs/lib/runs.ipynb #ebe5671b
 import ast
 import hashlib
 import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load_file
 from torch import nn
 
 from .backbones import check_backbone
 from .classifier import IMAGENET_MEAN, METHODS, build, check_image_size, check_method
-from .data import Dataset, load
+from .data import load
+from .packed import Dataset, lock
 from .timing import hardware, macs
 from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAETask, evaluate, fit, paper_recipe, short_recipe
 from .training import _save, _write_json, _write_metrics
@@ -206,7 +206,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #e46a010b
+# %% ../nbs/lib/runs.ipynb #b5097a67
 def get_or_train(
     spec: RunSpec,  # what to run
     data: Dataset,  # whose checksum the spec names
@@ -222,26 +222,10 @@ def get_or_train(
     engine = engine or Engine()
     if spec.parent:
         get_or_train(spec.parent, data, engine, runs_dir)
-    lock = _lock(runs_dir / "locks" / f"{spec.name}.lock") if engine.accelerator.is_main_process else nullcontext()
-    with lock:
+    waiting = f"{spec.name} is being trained by another process; waiting for it"
+    with lock(runs_dir / "locks" / f"{spec.name}.lock", waiting) if engine.accelerator.is_main_process else nullcontext():
         engine.accelerator.wait_for_everyone()
         return _finished(spec, runs_dir) or _train(spec, data, engine, runs_dir)
-
-
-@contextmanager
-def _lock(path: Path):
-    "Held by one process at a time: a second that wants the same run waits, and finds it."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
-        print(f"{path.stem} is being trained by another process; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
@@ -290,7 +274,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #13af31fe
+# %% ../nbs/lib/runs.ipynb #d3ef672f
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -298,15 +282,32 @@ class Profile:
     image_size: int  # of the crops, pixels
     width: float  # of the networks
     recipe: Callable[[str, int], Recipe]  # called with the backbone's name and the number of training images
-    demo_shape: tuple[int, int] = (24, 60)  # identities and pictures of each, of the embedded faces
+    demo_shape: tuple[int, int] | None = None  # classes and pictures of each, of the demo set; None for all
 
 
+def _demo(backbone: str, n: int) -> Recipe:
+    return short_recipe("demo", n, updates=1050, epochs=12)
+
+
+def _small(backbone: str, n: int) -> Recipe:
+    return short_recipe("small", n, updates=3000, epochs=25, lr=5e-4, label_smoothing=0.1)
+
+
+def _paper(backbone: str, n: int) -> Recipe:
+    return paper_recipe(backbone)
+
+
+def _smoke(backbone: str, n: int) -> Recipe:
+    return short_recipe("smoke", n, updates=2, epochs=2)
+
+
+# what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
 PROFILES = {
-    "demo": Profile(64, 0.25, lambda backbone, n: short_recipe("demo", n, updates=1050, epochs=12)),
-    "small": Profile(128, 1.0, lambda backbone, n: short_recipe("small", n, updates=3000, epochs=25, lr=5e-4, label_smoothing=0.1)),
-    "paper": Profile(224, 1.0, lambda backbone, n: paper_recipe(backbone)),
-    "smoke": Profile(32, 0.125, lambda backbone, n: short_recipe("smoke", n, updates=2, epochs=2), (4, 10)),  # does it run at all?
+    "faces": {"demo": Profile(64, 0.25, _demo), "small": Profile(128, 1.0, _small)},
+    "photos": {"demo": Profile(128, 0.25, _demo), "small": Profile(224, 1.0, _small)},
 }
+for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
+    _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}
 
 
 def _seeds(seeds) -> list[int]:
@@ -370,9 +371,9 @@ class Experiment:
 
     def __init__(
         self,
-        profile: str,  # as in `PROFILES`
+        profile: str,  # as in `PROFILES[kind]`
         backbone: str,  # as in `backbone_names()`
-        data_root: str | Path | None = None,  # a folder with a folder a class; empty for the embedded demo faces
+        data_root: str | Path | None = None,  # a folder with a folder a class; empty for the demo set of the kind
         seeds: list[int] | int | str = 0,  # one run a row for each
         device: str = "auto",  # "auto", "cpu" or "cuda"
         runs_dir: str | Path | None = None,  # by default `runs` in the project's root
@@ -380,16 +381,17 @@ class Experiment:
         progress: bool = True,  # a bar with the time left
         mixed_precision: str = "no",  # "no", "fp16" or "bf16"
         workers: int = 0,  # loading processes
+        kind: str = "faces",  # what the pictures show: "faces" or "photos"
     ):
-        if profile not in PROFILES:
-            raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES)}")
+        if profile not in PROFILES[kind]:
+            raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES[kind])}")
         check_backbone(backbone)
         self.profile, self.backbone, self.seeds = profile, backbone, _seeds(seeds)
-        self.size = PROFILES[profile]
+        self.size = PROFILES[kind][profile]
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)
-        self.data = load(data_root, self.size.image_size, self.runs_dir / "data", demo_shape=self.size.demo_shape)
+        self.data = load(data_root, self.size.image_size, self.runs_dir / "data", kind, self.size.demo_shape)
         self.recipe = self.size.recipe(backbone, len(self.data.indices("train")))
 
     def specs(
@@ -426,7 +428,9 @@ class Experiment:
         machines = {r.record["machine"]["gpu"] or r.record["machine"]["cpu"] for r in runs}
         sizes = f"{self.backbone} at {self.size.width:g} of its width, {self.size.image_size} px, recipe {self.recipe.name!r}, seeds {self.seeds}"
         counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
-        return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {', '.join(sorted(machines))}; torch {m['versions']['torch']}."
+        precision = "" if m["mixed_precision"] == "no" else f", trained in {m['mixed_precision']} where it is safe"
+        on = f"{', '.join(sorted(machines))}; torch {m['versions']['torch']}{precision}"
+        return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {on}."
 
     def save(
         self,

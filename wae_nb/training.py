@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'Recipe', 'paper_recipe', 'short_recipe', 'WAETask', 'ClassifyTask',
            'JointTask', 'Engine', 'evaluate', 'Diverged', 'fit']
 
-# %% ../nbs/lib/training.ipynb #5186fe99
+# %% ../nbs/lib/training.ipynb #1dac646d
 import json
 import math
 import os
@@ -24,8 +24,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .classifier import DecomposedClassifier
-from .data import Dataset, crop, crop_offsets, loader, progress_bar, stream_seed
+from .data import crop, crop_offsets, loader, stream_seed
 from .losses import classification_loss, joint_loss, transform_loss
+from .packed import Dataset, progress_bar
 from .timing import resolve_device
 from .wae import WAE, Decoder
 
