@@ -50,7 +50,7 @@ _TABLES = [
 ]  # fmt: skip
 TABLES = {t.number: t for t in _TABLES}
 
-# %% ../nbs/lib/paper.ipynb #bba7a31f
+# %% ../nbs/lib/paper.ipynb #9f226929
 def _cell(values) -> str:
     values = np.asarray(values, float)
     return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
@@ -66,6 +66,7 @@ def compare(
     columns: list[str] | None = None,  # of the table; all by default
     names: dict[str, str] | None = None,  # row → what it is called here, where that differs
     paper: bool = True,  # False where the paper has no such experiment: its cells are dashes
+    extra: dict[str, str] | None = None,  # column → heading, of measured columns that the paper does not have; they stand first
 ) -> pd.DataFrame:  # strings; for each column the paper's figure, the measured one, and their difference
     "A table of the paper beside what was measured. Raises `ValueError` for a row or column that the table does not have."
     table = TABLES[number]
@@ -77,6 +78,9 @@ def compare(
     out = {}
     for row, figures in table.rows.items():
         cells = {}
+        for c, heading in (extra or {}).items():
+            got = measured.get(row, {}).get(c)
+            cells[heading, "measured"] = "–" if got is None or not len(got) else _cell(got)
         for c in columns:
             said = figures.get(c) if paper else None
             got = measured.get(row, {}).get(c)
@@ -86,7 +90,7 @@ def compare(
             cells[heading, "difference"] = _signed(None if said is None or got is None or not len(got) else float(np.mean(got)) - said)
         out[(names or {}).get(row, row)] = cells
     df = pd.DataFrame.from_dict(out, orient="index")
-    df.columns = [f"{h}, {k}" for h, k in df.columns] if len(columns) > 1 else [f"{h}: {k}" if k != "difference" else k for h, k in df.columns]
+    df.columns = [f"{h}, {k}" for h, k in df.columns] if len(columns) > 1 or extra else [f"{h}: {k}" if k != "difference" else k for h, k in df.columns]
     df.index.name = f"Table {number}"
     return df
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
-           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'check_parameters', 'save_output', 'Experiment']
+           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'choose', 'check_parameters', 'save_output',
+           'Experiment']
 
 # %% ../nbs/lib/runs.ipynb #ebe5671b
 import ast
@@ -274,7 +275,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #d3ef672f
+# %% ../nbs/lib/runs.ipynb #87321553
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -287,6 +288,10 @@ class Profile:
 
 def _demo(backbone: str, n: int) -> Recipe:
     return short_recipe("demo", n, updates=1050, epochs=12)
+
+
+def _demo_photos(backbone: str, n: int) -> Recipe:
+    return short_recipe("demo", n, updates=300, epochs=5, lr=1e-3, share=0.2)
 
 
 def _small(backbone: str, n: int) -> Recipe:
@@ -304,7 +309,7 @@ def _smoke(backbone: str, n: int) -> Recipe:
 # what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
 PROFILES = {
     "faces": {"demo": Profile(64, 0.25, _demo), "small": Profile(128, 1.0, _small)},
-    "photos": {"demo": Profile(128, 0.25, _demo), "small": Profile(224, 1.0, _small)},
+    "photos": {"demo": Profile(128, 0.25, _demo_photos), "small": Profile(224, 1.0, _small)},
 }
 for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
     _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}
@@ -319,6 +324,18 @@ def _seeds(seeds) -> list[int]:
     if not each or len(set(each)) < len(each):
         raise ValueError(f"seeds={seeds!r}: give at least one, and none twice")
     return each
+
+
+def choose(
+    names: str,  # separated by commas; empty for all
+    known: list[str] | tuple[str, ...],
+    what: str,  # the parameter's name
+) -> list[str]:  # in the order of `known`
+    "The chosen of several names. Raises `ValueError` naming one that is unknown."
+    chosen = [n.strip() for n in names.split(",") if n.strip()] or list(known)
+    if unknown := [n for n in chosen if n not in known]:
+        raise ValueError(f"{what}={names!r}: {unknown[0]!r} is unknown; use some of {', '.join(known)}")
+    return [n for n in known if n in chosen]
 
 
 def check_parameters(

@@ -89,7 +89,7 @@ def paper_recipe(
         finetune=StageRecipe(lr=1e-4, batch_size=256, epochs=40, schedule="plateau", drops=1),
     )
 
-# %% ../nbs/lib/training.ipynb #b4a2f2a3
+# %% ../nbs/lib/training.ipynb #a197ab79
 def short_recipe(
     name: str,  # kept in the record
     images: int,  # in the training split
@@ -98,15 +98,16 @@ def short_recipe(
     lr: float = 2e-3,  # peak of stage 2
     batch_size: int = 32,  # of stages 2 and 3; stage 1 takes 16
     label_smoothing: float = 0.0,  # in [0, 1)
+    share: float = 0.25,  # of stage 2's epochs that stages 1 and 3 take
 ) -> Recipe:
     "A modern recipe for small data: AdamW, one-cycle, He's initialisation. A small set is seen more often, so that every set gets enough updates."
     epochs = max(epochs, math.ceil(updates / max(images // batch_size, 1)))
     stage = dict(batch_size=batch_size, optimizer="adamw", schedule="onecycle", weight_decay=0.01, clip=5.0)
     return Recipe(
         name,
-        wae=StageRecipe(lr=2e-3, batch_size=16, epochs=math.ceil(epochs / 4), optimizer="adamw", schedule="onecycle", weight_decay=0.0),
+        wae=StageRecipe(lr=2e-3, batch_size=16, epochs=math.ceil(epochs * share), optimizer="adamw", schedule="onecycle", weight_decay=0.0),
         classify=StageRecipe(lr=lr, epochs=epochs, label_smoothing=label_smoothing, **stage),
-        finetune=StageRecipe(lr=lr / 10, epochs=math.ceil(epochs / 4), label_smoothing=label_smoothing, **stage),
+        finetune=StageRecipe(lr=lr / 10, epochs=math.ceil(epochs * share), label_smoothing=label_smoothing, **stage),
         init="kaiming",
         dropout=0.2,
     )
