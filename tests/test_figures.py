@@ -44,6 +44,23 @@ def test_table_6_follows_from_its_records(path):
     assert len(data) == 1
 
 
+IMAGENET = [p for n in (1, 2, 5) for p in sorted((ROOT / "figures").glob(f"*/table{n}-*.csv")) if p.parent.name != "timing"]
+
+
+@pytest.mark.parametrize("path", IMAGENET, ids=lambda p: p.stem)
+def test_errors_follow_from_their_records(path):
+    """The top-1 error again from answers and labels, the top-5 error from the record."""
+    table = pd.read_csv(path, index_col=0, dtype=str)
+    data = set()
+    for row, names in json.loads(path.with_suffix(".json").read_text()).items():
+        records = [json.loads((path.parent / "records" / f"{name}.json").read_text()) for name in names]
+        data |= {r["data"]["checksum"] for r in records}
+        top1 = [100 * np.mean(np.array(r["answers"]) != np.array(r["labels"])) for r in records]
+        for top, values in (("top-1", top1), ("top-5", [100 * (1 - r["test"]["top5"]) for r in records])):
+            assert table.loc[row, f"{top} error (%), measured"] == f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+    assert len(data) == 1
+
+
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_costs_follow_from_their_records(number):
     """Each measured cost again, from the record that the table names."""

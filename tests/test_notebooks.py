@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import papermill
 import pytest
 from conftest import ROOT, run_notebook
@@ -77,6 +78,28 @@ def test_table_6_on_a_folder_and_again(people, tmp_path):
     for r in records:
         assert (r["data"]["classes"], r["data"]["images"], len(r["data"]["checksum"])) == (5, 40, 64)
         assert r["machine"]["cpu"] and r["code"].keys() == {"commit", "dirty"}
+
+
+def test_imagenet_tables_on_a_folder(people, tmp_path):
+    """Chosen rows only, on another backbone: no cost of VGG16's beside it, the top-1 error first."""
+    shared = dict(profile="smoke", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", seeds="0,1")
+    for name, numbers, extra in [
+        ("02_imagenet_vgg16", (1, 2), dict(backbone="resnet18", rows="wae,half")),
+        ("03_imagenet_resnet50", (5,), dict(backbone="resnet18")),
+    ]:
+        done = run_notebook(name, tmp_path / f"{name}.ipynb", tmp_path, **shared | extra)
+        assert done.returncode == 0, done.stderr[-2000:]
+        for number in numbers:
+            table = pd.read_csv(tmp_path / f"figures/smoke/table{number}-people-resnet18.csv", index_col=0, dtype=str)
+            assert "±" in table.loc["Ours", "top-1 error (%), measured"] and not any("CPU" in c for c in table)
+            assert list(table.index) == {1: ["VGG16 (112)", "Ours"], 2: ["Ours"], 5: ["ResNet-50", "Ours"]}[number]
+    assert "trained plain-resnet18" in text(tmp_path / "03_imagenet_resnet50.ipynb")
+    assert "found wae-resnet18-stage3-seed1" in text(tmp_path / "03_imagenet_resnet50.ipynb")  # shared with the other notebook
+
+
+def test_unknown_row_is_one_line(tmp_path):
+    done = run_notebook("02_imagenet_vgg16", tmp_path / "out.ipynb", tmp_path, profile="smoke", rows="plain,ous", runs_dir=tmp_path)
+    assert done.returncode != 0 and "rows='plain,ous': 'ous' is unknown; use some of plain, half" in done.stderr
 
 
 @pytest.mark.parametrize(
