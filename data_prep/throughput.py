@@ -3,9 +3,10 @@
     python data_prep/throughput.py imagenette/imagenette2/
     python data_prep/throughput.py imagenette/imagenette2/ --images 4000 --workers 8 --out throughput.json
 
-The data is a folder with train/<class>/. Both ways deliver the same training images as normalised random crops on the device: the packed loader reads squashed
-uint8 images and crops them there; torchvision's ImageFolder decodes, squashes and crops in the loading processes. The rounds of all rows alternate. Every
-row's first pass is not timed: it starts the processes and leaves the files in the page cache, so that the disk is not what is measured.
+The data is a folder with train/<class>/. Both ways deliver the same training images as random crops on the device, pixels in [0, 1]; the models normalise by
+themselves. The packed loader reads squashed uint8 images and crops them there; torchvision's ImageFolder decodes, squashes and crops in the loading processes.
+The rounds of all rows alternate. Every row's first pass is not timed: it starts the processes and leaves the files in the page cache, so that the disk is not
+what is measured.
 """
 
 import argparse
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from torchvision import datasets, transforms
 
-from wae_nb.classifier import IMAGENET_MEAN, IMAGENET_STD
 from wae_nb.data import crop, crop_offsets, load, loader
 from wae_nb.packed import Dataset
 from wae_nb.runs import project_root
@@ -44,12 +44,11 @@ def some(data: Dataset, images: int) -> Dataset:
 def packed(data: Dataset, size: int, batch: int, workers: int, device: str) -> Callable[[int], int]:
     """A pass over the packed images; returns how many came."""
     batches, margin = loader(data, "train", batch, workers), data.images.shape[1] - size
-    mean, std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
     def epoch(number: int) -> int:
         batches.sampler.generator.manual_seed(number)
         offsets = crop_offsets(len(batches.dataset), margin, 0, number)
-        return sum(len(crop(images.to(device), size, offsets[at]).sub_(mean).div_(std)) for images, _, at in batches)
+        return sum(len(crop(images.to(device), size, offsets[at])) for images, _, at in batches)
 
     return epoch
 
@@ -57,8 +56,8 @@ def packed(data: Dataset, size: int, batch: int, workers: int, device: str) -> C
 def decoded(data: Dataset, root: Path, size: int, batch: int, workers: int, device: str) -> Callable[[int], int]:
     """The same by torchvision, from the same files."""
     side = data.images.shape[1]
-    steps = [transforms.Resize((side, side)), transforms.RandomCrop(size), transforms.RandomHorizontalFlip()]
-    folder = datasets.ImageFolder(root / "train", transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]))
+    steps = [transforms.Resize((side, side)), transforms.RandomCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
+    folder = datasets.ImageFolder(root / "train", transforms.Compose(steps))
     number = {Path(path): i for i, (path, _) in enumerate(folder.samples)}
     part = torch.utils.data.Subset(folder, [number[root / data.files[i]] for i in data.indices("train")])
     kw = dict(num_workers=workers, persistent_workers=workers > 0, pin_memory=device == "cuda", drop_last=len(part) > batch)
@@ -87,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="loading processes")
     parser.add_argument("--size", type=int, default=224, help="of the crops, pixels")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda: where the crops end")
     parser.add_argument("--cache", type=Path, default=project_root() / "runs/data", help="where packed sets are kept; by default as for the notebooks")
     parser.add_argument("--out", type=Path, help="a json file for the record")

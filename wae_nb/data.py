@@ -81,7 +81,7 @@ def load(
         raise DataError(f"data_root={str(root)!r}: no class has an image to spare for validation; give at least one class three or more")
     return data
 
-# %% ../nbs/lib/data.ipynb #70a06b12
+# %% ../nbs/lib/data.ipynb #ebdda9d1
 def stream_seed(
     *parts: int | str,  # whatever the stream should depend on
 ) -> int:  # in [0, 2^63)
@@ -146,11 +146,16 @@ def crop(
     "Crop, flip and convert a batch where it lies."
     if offsets is None:
         at = (images.shape[1] - size) // 2
-        out = images[:, at : at + size, at : at + size]
-    else:
+        out = images[:, at : at + size, at : at + size].float()
+    elif images.device.type == "cpu":  # an image at a time stays in the cache
+        out = torch.empty(len(images), size, size, 3)
+        for o, image, (top, left, flip) in zip(out, images, offsets.tolist()):
+            part = image[top : top + size, left : left + size]
+            o.copy_(part.flip(1) if flip else part)
+    else:  # one gather for the whole batch
         top, left, flip = offsets.to(images.device).unbind(1)
         step = torch.arange(size, device=images.device)
         rows = top[:, None] + step
         cols = left[:, None] + torch.where(flip[:, None] == 1, size - 1 - step, step)
-        out = images[torch.arange(len(images), device=images.device)[:, None, None], rows[:, :, None], cols[:, None, :]]
-    return out.permute(0, 3, 1, 2).float() / 255
+        out = images[torch.arange(len(images), device=images.device)[:, None, None], rows[:, :, None], cols[:, None, :]].float()
+    return out.permute(0, 3, 1, 2).div_(255)
