@@ -326,10 +326,10 @@ def sources_key(
         total.update(repr((str(s.path), *s[1:], stats[s.path])).encode())
     return total.hexdigest()[:12]
 
-# %% ../nbs/lib/packed.ipynb #09ff879d
+# %% ../nbs/lib/packed.ipynb #b3912a55
 def _read(source: Source, size: int) -> tuple[str | None, np.ndarray | None]:
+    data = source.read()  # a disk that fails is no damaged image: packing stops, and goes on when it is back
     try:
-        data = source.read()
         return hashlib.sha256(data).hexdigest(), read_image(io.BytesIO(data), size)
     except Exception:  # Pillow's readers raise all kinds for a damaged file
         return None, None
@@ -364,33 +364,42 @@ def _pack(part: Path, name: str, sources: Sequence[Source], size: int, workers: 
     if not lines or lines[0] != key:
         lines = [key]
     n, row = len(sources), 3 * size**2
+    if len(lines) == 1:
+        (part / "images.npy").unlink(missing_ok=True)
     check_room(part, (n - (len(lines) - 1) * BLOCK) * row, name)
     if len(lines) == 1:
         np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, size, size, 3))
     journal.write_text("".join(f"{line}\n" for line in lines))
     header = (part / "images.npy").stat().st_size - n * row
+    blocks = [json.loads(line) for line in lines[1:]]
+    digests = [d for _, each in blocks for d in each]
+    damaged = [s.name for s, d in zip(sources, digests) if d is None]
     with ThreadPoolExecutor(workers) as pool, open(part / "images.npy", "r+b") as images, open(journal, "a") as noted:
-        bar = progress_bar(total=n, initial=min((len(lines) - 1) * BLOCK, n), desc=f"packing {name}")
-        for start in range((len(lines) - 1) * BLOCK, n, BLOCK):
+        bar = progress_bar(total=n, initial=len(digests), desc=f"packing {name}")
+        for start in range(len(digests), n, BLOCK):
             block = np.zeros((min(BLOCK, n - start), size, size, 3), np.uint8)
-            digests = []
-            for at, (digest, image) in enumerate(pool.map(_read, sources[start : start + BLOCK], [size] * len(block))):
+            for place, (digest, image) in zip(block, pool.map(_read, sources[start : start + BLOCK], [size] * len(block))):
                 digests.append(digest)
                 bar.update()
-                if image is not None:
-                    block[at] = image
+                if image is None:
+                    damaged.append(sources[len(digests) - 1].name)
+                else:
+                    place[:] = image
+            if len(damaged) > MAX_DAMAGED * n:
+                seen = f"{len(damaged)} of {len(digests)} images are damaged ({_listed(damaged)})"
+                raise DataError(f"{name}: {seen}, over 1 % of all {n}; replace or remove them")
             images.seek(header + start * row)
             images.write(block)
             images.flush()
             os.fsync(images.fileno())  # before the journal says so
-            lines.append(json.dumps([zlib.crc32(block), digests]))
-            noted.write(lines[-1] + "\n")
+            blocks.append([zlib.crc32(block), digests[start:]])
+            noted.write(json.dumps(blocks[-1]) + "\n")
             noted.flush()
         bar.close()
-    blocks = [json.loads(line) for line in lines[1:]]
-    digests = [d for _, each in blocks for d in each]
     good = [d is not None for d in digests]
-    _check_damage(name, sources, good)
+    if damaged:
+        print(f"{name}: left out {len(damaged)} damaged of {n} images: {_listed(damaged)}")
+        _check_classes(name, [s for s, ok in zip(sources, good) if ok])
     total = hashlib.sha256()
     for s, d in zip(sources, digests):
         if d:
@@ -399,12 +408,5 @@ def _pack(part: Path, name: str, sources: Sequence[Source], size: int, workers: 
     journal.unlink()
 
 
-def _check_damage(name: str, sources: Sequence[Source], good: list[bool]) -> None:
-    damaged = [s.name for s, ok in zip(sources, good) if not ok]
-    if not damaged:
-        return
-    listed = ", ".join(damaged[:5]) + (", …" if len(damaged) > 5 else "")
-    if len(damaged) > MAX_DAMAGED * len(sources):
-        raise DataError(f"{name}: {len(damaged)} of {len(sources)} images are damaged ({listed}), over 1 %; replace or remove them")
-    print(f"{name}: left out {len(damaged)} damaged of {len(sources)} images: {listed}")
-    _check_classes(name, [s for s, ok in zip(sources, good) if ok])
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
