@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET_CLASSES', 'errors', 'recorded_rows', 'timing_record', 'told_of_costs', 'imagenet_table']
 
-# %% ../nbs/lib/report.ipynb #9aa85520
+# %% ../nbs/lib/report.ipynb #f4717e3f
 import json
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .bench import cost_table, load_records
-from .paper import TABLES, compare
+from .paper import compare
 
 # %% ../nbs/lib/report.ipynb #f72e0013
 IMAGENET_CLASSES = 1000
