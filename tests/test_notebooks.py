@@ -92,7 +92,7 @@ def test_imagenet_tables_on_a_folder(people, tmp_path):
         for number in numbers:
             table = pd.read_csv(tmp_path / f"figures/smoke/table{number}-people-resnet18.csv", index_col=0, dtype=str)
             assert "±" in table.loc["Ours", "top-1 error (%), measured"] and not any("CPU" in c for c in table)
-            assert list(table.index) == {1: ["VGG16 (112)", "Ours"], 2: ["Ours"], 5: ["ResNet-50", "Ours"]}[number]
+            assert list(table.index) == {1: ["resnet18 (112)", "Ours"], 2: ["Ours"], 5: ["resnet18", "Ours"]}[number]
     assert "trained plain-resnet18" in text(tmp_path / "03_imagenet_resnet50.ipynb")
     assert "found wae-resnet18-stage3-seed1" in text(tmp_path / "03_imagenet_resnet50.ipynb")  # shared with the other notebook
 

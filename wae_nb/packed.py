@@ -154,7 +154,7 @@ def progress_bar(
     file = _Line() if "ipykernel" in sys.modules and not disable else sys.stderr
     return tqdm(*args, leave=False, mininterval=1, disable=disable, file=file, **kw)
 
-# %% ../nbs/lib/packed.ipynb #39250e31
+# %% ../nbs/lib/packed.ipynb #cc2bd97f
 SPLITS = ("train", "val", "test")
 TEST_FRACTION, VAL_FRACTION, VAL_MOST = 0.2, 0.15, 50  # of each class; the paper holds out 20.2 % of CACD for testing
 MAX_DAMAGED = 0.01
@@ -174,6 +174,14 @@ class Dataset:
     files: tuple[str, ...]  # source file of each image, relative to the data set
     skipped: tuple[str, ...]  # damaged files, left out
     sums: tuple[int, ...] = ()  # CRC-32 of every `BLOCK` images
+
+    def __getstate__(self):
+        m = self.images  # a spawned worker opens the file itself; the map would be sent whole
+        return self.__dict__ | {"images": (m.filename, m.dtype, m.shape, m.offset)}
+
+    def __setstate__(self, state):
+        name, dtype, shape, offset = state["images"]
+        self.__dict__.update(state | {"images": np.memmap(name, dtype, "r", offset, shape)})
 
     def indices(
         self,
@@ -219,7 +227,7 @@ def make_split(
             out[mine[:n]] = 1
     return out
 
-# %% ../nbs/lib/packed.ipynb #1cc0744b
+# %% ../nbs/lib/packed.ipynb #dbbfc9fd
 PACK_FORMAT = 2
 CHECK_BELOW = 2**30  # bytes; a smaller pack is read whole and checked whenever it is opened
 
@@ -263,7 +271,7 @@ def finish_pack(
     np.save(folder / "split.npy", split)
     skipped = [s.name for s, ok in zip(sources, good) if not ok]
     meta = dict(format=PACK_FORMAT, name=name, checksum=checksum, classes=classes, files=[s.name for s in sources], skipped=skipped, sums=list(sums))
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def open_pack(
@@ -273,7 +281,7 @@ def open_pack(
     "A packed data set. Raises `DataError` naming the file that is missing, damaged, or of another size or checksum than it should have."
     again = "remove the folder to have the images packed anew"
     try:
-        meta = json.loads((folder / "meta.json").read_text())
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta.pop("format") != PACK_FORMAT:
             raise ValueError("it was packed by another version")
         meta |= {k: tuple(meta[k]) for k in ("classes", "files", "skipped", "sums")}
@@ -311,7 +319,10 @@ def made_once(
                 except DataError:
                     shutil.rmtree(part)
                     raise
+                if folder.is_dir():
+                    folder.rmdir()  # an empty one, which not every system replaces
                 os.replace(part, folder)
+                (folder / "journal.jsonl").unlink(missing_ok=True)  # only now: without it, all would be read again
     return open_pack(folder)
 
 
@@ -326,7 +337,7 @@ def sources_key(
         total.update(repr((str(s.path), *s[1:], stats[s.path])).encode())
     return total.hexdigest()[:12]
 
-# %% ../nbs/lib/packed.ipynb #b3912a55
+# %% ../nbs/lib/packed.ipynb #dd7e1d24
 def _read(source: Source, size: int) -> tuple[str | None, np.ndarray | None]:
     data = source.read()  # a disk that fails is no damaged image: packing stops, and goes on when it is back
     try:
@@ -364,10 +375,11 @@ def _pack(part: Path, name: str, sources: Sequence[Source], size: int, workers: 
     if not lines or lines[0] != key:
         lines = [key]
     n, row = len(sources), 3 * size**2
+    taken = (part / "images.npy").stat() if (part / "images.npy").exists() else None
+    check_room(part, n * row - (getattr(taken, "st_blocks", 0) * 512 or taken.st_size if taken else 0), name)
     if len(lines) == 1:
+        journal.unlink(missing_ok=True)  # first: it must not speak of other images
         (part / "images.npy").unlink(missing_ok=True)
-    check_room(part, (n - (len(lines) - 1) * BLOCK) * row, name)
-    if len(lines) == 1:
         np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, size, size, 3))
     journal.write_text("".join(f"{line}\n" for line in lines))
     header = (part / "images.npy").stat().st_size - n * row
@@ -405,7 +417,6 @@ def _pack(part: Path, name: str, sources: Sequence[Source], size: int, workers: 
         if d:
             total.update(f"{d}  {s.name}\n".encode())
     finish_pack(part, name, sources, good, total.hexdigest(), [c for c, _ in blocks])
-    journal.unlink()
 
 
 def _listed(names: list[str]) -> str:

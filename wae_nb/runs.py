@@ -275,7 +275,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #87321553
+# %% ../nbs/lib/runs.ipynb #59285c9d
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -376,10 +376,10 @@ def save_output(
             what.savefig(file("svg"), metadata={"Date": None})
         return file("png")
     what.to_csv(file("csv"))
-    if records:
+    if records is not None:
         _write_json(file("json"), records)
-    file("tex").write_text(what.to_latex(caption=caption or None, escape=True))
-    file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"))
+    file("tex").write_text(what.to_latex(caption=caption or None, escape=True), encoding="utf-8")
+    file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"), encoding="utf-8")
     return file("md")
 
 
@@ -445,7 +445,8 @@ class Experiment:
         machines = {r.record["machine"]["gpu"] or r.record["machine"]["cpu"] for r in runs}
         sizes = f"{self.backbone} at {self.size.width:g} of its width, {self.size.image_size} px, recipe {self.recipe.name!r}, seeds {self.seeds}"
         counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
-        precision = "" if m["mixed_precision"] == "no" else f", trained in {m['mixed_precision']} where it is safe"
+        precisions = sorted({r.record["machine"]["mixed_precision"] for r in runs})
+        precision = "" if precisions == ["no"] else f", mixed precision {' and '.join(precisions)}"
         on = f"{', '.join(sorted(machines))}; torch {m['versions']['torch']}{precision}"
         return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {on}."
 
@@ -457,5 +458,5 @@ class Experiment:
         rows: dict[str, list[Run]] | None = None,  # of a table: the runs that each row comes from
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
-        runs = {row: [r.record["name"] for r in rs] for row, rs in rows.items()} if rows else None
+        runs = {row: [r.record["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
         return save_output(self.figures_dir, f"{name}-{self.data.name}-{self.backbone}", what, caption, runs)

@@ -118,12 +118,12 @@ class WAE(nn.Module):
         d = self.encoder(x)
         return d, self.decoder(d, x.shape[-2:])
 
-# %% ../nbs/lib/wae.ipynb #05409573
+# %% ../nbs/lib/wae.ipynb #6df0ff5f
 def likeness(
     d: Decomposition,  # with a `high`
-) -> Tensor:  # (B,), in [0, 1]: 0 where no mixing of `low` says anything of `high`, 1 where one says it all
+) -> Tensor:  # (B,), in [0, 1]: 0 where no mixing of `low` says anything of `high` or `high` is constant, 1 where one says it all
     "The share of I_H's variance that I_L explains linearly, pixel by pixel (R², the squared multiple correlation)."
     low, high = (t.flatten(2).double() - t.flatten(2).double().mean(2, keepdim=True) for t in d)
-    a = torch.linalg.lstsq(low.mT, high.mT, driver="gelsd" if low.device.type == "cpu" else None).solution
-    rest = (high.mT - low.mT @ a).square().sum((1, 2))
-    return (1 - rest / high.square().sum((1, 2)).clamp_min(1e-30)).clamp(0, 1)
+    a = torch.linalg.pinv(low @ low.mT, rtol=1e-10, hermitian=True) @ (low @ high.mT)  # channels may repeat each other
+    rest, whole = (high.mT - low.mT @ a).square().sum((1, 2)), high.square().sum((1, 2))
+    return torch.where(whole > 1e-20, 1 - rest / whole, 0.0).clamp(0, 1)
