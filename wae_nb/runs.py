@@ -33,7 +33,7 @@ from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAET
 from .training import _save, _write_json, _write_metrics
 from .wae import WAE
 
-# %% ../nbs/lib/runs.ipynb #7952b6a4
+# %% ../nbs/lib/runs.ipynb #4f7cf3d5
 FORMAT = 1  # of the runs; a change in what a spec means makes it a new one
 PLAIN, STAGE_1, STAGE_2, STAGE_3 = 0, 1, 2, 3
 LAST_STAGE = {"I_L": STAGE_2, "wae": STAGE_3}
@@ -84,6 +84,7 @@ class RunSpec:
             out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale)
         if self.stage != STAGE_1:
             out |= dict(backbone=self.backbone, width=self.width, init=r.init, dropout=r.dropout, terms=list(r.terms))
+            out |= {} if r.sub_norm else dict(sub_norm=False)  # the usual case is as it was before there was a choice
         if self.stage == STAGE_3:
             out |= dict(gamma=r.gamma)
         if self.parent:
@@ -165,11 +166,12 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../nbs/lib/runs.ipynb #a1d46d97
+# %% ../nbs/lib/runs.ipynb #d0170c41
 def _network(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
-    return build(spec.method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=spec.recipe.dropout, init=spec.recipe.init)
+    r = spec.recipe
+    return build(spec.method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init)
 
 
 def _finished(spec: RunSpec, runs_dir: Path) -> Run | None:

@@ -30,7 +30,7 @@ from .packed import Dataset, progress_bar
 from .timing import resolve_device
 from .wae import WAE, Decoder
 
-# %% ../nbs/lib/training.ipynb #24e0a06a
+# %% ../nbs/lib/training.ipynb #ddaeea12
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "onecycle")
 
@@ -76,6 +76,7 @@ class Recipe:
     reduction: str = "sum"  # of Eq. 3 and 4
     pixel_scale: float = 1.0  # of Eq. 3 and 4
     terms: tuple[str, ...] = ("s", "s_c", "s_L")  # scores with a loss
+    sub_norm: bool = True  # the BatchNorm on the sub-images, as in `build`
 
 
 def paper_recipe(
