@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
-           'commit', 'RecordError', 'Run', 'get_or_train', 'Profile', 'choose', 'check_parameters', 'save_output',
-           'Experiment']
+           'commit', 'RecordError', 'digest', 'read_record', 'Run', 'get_or_train', 'test_noise', 'Profile', 'choose',
+           'check_parameters', 'save_output', 'caption', 'Experiment']
 
 # %% ../nbs/lib/runs.ipynb #ebe5671b
 import ast
@@ -98,7 +98,7 @@ class RunSpec:
         stage = f"stage{self.stage}" if self.stage else "plain-training"
         return "-".join(filter(None, [self.method, self.backbone, stage, f"seed{self.seed}", key]))
 
-# %% ../nbs/lib/runs.ipynb #8bd7af79
+# %% ../nbs/lib/runs.ipynb #19c5727d
 def project_root() -> Path:
     "The folder of the checkout that this library runs from, or the working folder where it is installed elsewhere."
     import wae_nb
@@ -134,7 +134,34 @@ def commit() -> dict:
 
 
 class RecordError(ValueError):
-    "A record that does not fit its run."
+    "A record that does not fit its run, or is not as it was written."
+
+
+def digest(
+    record: dict,  # of a run or of its test with noise
+) -> str:  # SHA-256, hex
+    "The checksum of all that a record says, but for the checksum itself."
+    return hashlib.sha256(json.dumps({k: v for k, v in record.items() if k != "digest"}, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(
+    path: Path,  # a json file of `Experiment.runs` or `Experiment.noisy`, named after its run
+) -> dict:
+    "A record as it was written. Raises `RecordError` with the path for one that was changed since, or belongs elsewhere."
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        said, decisive = record["digest"], record["decisive"]
+        stem, key = record["name"], hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:10]
+        data = record["data"]["checksum"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise RecordError(f"{path} is not a record ({type(e).__name__}: {e})") from None
+    if digest(record) != said:
+        raise RecordError(f"{path} was changed after it was written: its digest does not fit")
+    if path.stem != stem or key not in stem:
+        raise RecordError(f"{path} records another run than its name says: {stem}, {key}")
+    if data != decisive["data"]:
+        raise RecordError(f"{path} is of the data {data[:12]}…, its run of {decisive['data'][:12]}…")
+    return record
 
 
 @dataclass
@@ -166,7 +193,7 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../nbs/lib/runs.ipynb #d0170c41
+# %% ../nbs/lib/runs.ipynb #d8d1005a
 def _network(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
@@ -175,7 +202,7 @@ def _network(spec: RunSpec, num_classes: int) -> nn.Module:
 
 
 def _finished(spec: RunSpec, runs_dir: Path) -> Run | None:
-    "The finished run of a spec, or None. Raises `RecordError` for a record that is not its spec's."
+    "The finished run of a spec, or None. Raises `RecordError` for a record that is not its spec's, or was changed."
     folder = Path(runs_dir) / spec.name
     path = folder / "record.json"
     if not path.exists():
@@ -187,6 +214,8 @@ def _finished(spec: RunSpec, runs_dir: Path) -> Run | None:
         raise RecordError(f"{path} is not a run's record ({type(e).__name__}: {e}); remove its folder to run it again") from None
     if not same:
         raise RecordError(f"{path} records another run than its folder's name says; remove the folder to run it again")
+    if record.get("digest", digest(record)) != digest(record):
+        raise RecordError(f"{path} was changed after it was written: its digest does not fit; remove the folder to run it again")
     return Run(folder, spec, record)
 
 
@@ -209,7 +238,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #b5097a67
+# %% ../nbs/lib/runs.ipynb #70625c4d
 def get_or_train(
     spec: RunSpec,  # what to run
     data: Dataset,  # whose checksum the spec names
@@ -273,11 +302,43 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
         answers=each["answer"].tolist() if "answer" in each else None,
         labels=each["label"].tolist() if "label" in each else None,
     )
-    _write_json(folder / "record.json", record)
+    _write_json(folder / "record.json", record | dict(digest=digest(record)))
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #59285c9d
+# %% ../nbs/lib/runs.ipynb #e6b3d42f
+def test_noise(
+    run: Run,  # with a classifier
+    data: Dataset,  # that it was trained on
+    variances: list[float],  # V, each ≥ 0, of pixels in [0, 1]
+    engine: Engine | None = None,  # where; by default on a GPU if there is one
+) -> dict:  # a record: for each V, as text, the metrics under "test" and the answers under "answers"
+    "Test a run on noisy images (the paper's Table 7), going on where it was cut off. Raises `ValueError` for other data, a V below 0, or stage 1."
+    if run.spec.data != data.checksum:
+        raise ValueError(f"{run.spec.name} was trained on the data {run.spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…")
+    if run.spec.stage == STAGE_1:
+        raise ValueError(f"{run.spec.name} has no classifier; test a run of another stage")
+    if wrong := [v for v in variances if not v >= 0]:
+        raise ValueError(f"variance={wrong[0]!r}: use a number of at least 0")
+    engine = engine or Engine(mixed_precision=run.record["machine"]["mixed_precision"])
+    name = f"{run.record['name']}-noise"
+    path, wanted = run.folder / f"{name}.json", {f"{v:g}": v for v in variances}
+    same = {k: run.record[k] for k in ("decisive", "recipe", "seed", "data", "labels")}
+    record = read_record(path) if path.exists() else dict(name=name, **same, test={}, answers={})
+    todo = {key: v for key, v in wanted.items() if key not in record["test"]}
+    if todo:
+        stage = run.spec.stage_recipe()
+        task = ClassifyTask(run.model, run.spec.recipe, stage).to(engine.accelerator.device)
+        for key, v in todo.items():
+            test, each = evaluate(task, data, "test", run.spec.image_size, engine, variance=v, seed=run.spec.seed)
+            record["test"][key], record["answers"][key] = test, each["answer"].tolist()
+            record |= dict(code=commit(), machine=machine(engine.accelerator), finished=datetime.now(UTC).isoformat(timespec="seconds"))
+            if engine.accelerator.is_main_process:
+                _write_json(path, record | dict(digest=digest(record)))
+    kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
+    return record | kept
+
+# %% ../nbs/lib/runs.ipynb #62d076e0
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -385,6 +446,23 @@ def save_output(
     return file("md")
 
 
+def caption(
+    records: list[dict],  # of runs of one data set, backbone and recipe
+) -> str:
+    "What numbers were measured on: data, sizes, recipe, seeds, machine."
+    d, m = records[0]["data"], records[0]["machine"]
+    rs = [r for r in records if "backbone" in r["decisive"]] or records
+    ((backbone, width, px, recipe),) = {(r["decisive"].get("backbone"), r["decisive"].get("width"), r["decisive"]["image_size"], r["recipe"]) for r in rs}
+    machines = {r["machine"]["gpu"] or r["machine"]["cpu"] for r in records}
+    network = f"{backbone} at {width:g} of its width" if backbone else "The auto-encoder alone"
+    sizes = f"{network}, {px} px, recipe {recipe!r}, seeds {sorted({r['seed'] for r in records})}"
+    counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
+    precisions = sorted({r["machine"]["mixed_precision"] for r in records})
+    precision = "" if precisions == ["no"] else f", mixed precision {' and '.join(precisions)}"
+    on = f"{', '.join(sorted(machines))}; torch {m['versions']['torch']}{precision}"
+    return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {on}."
+
+
 class Experiment:
     "A notebook's parameters, checked, and the runs that they lead to."
 
@@ -435,22 +513,32 @@ class Experiment:
             out.append(run)
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")
             if self.engine.accelerator.is_main_process:
-                _write_json(self.figures_dir / "records" / f"{spec.name}.json", run.record)
+                self._copy(run.record)
         return out
+
+    def noisy(
+        self,
+        runs: list[Run],  # of `runs`
+        variances: list[float],  # V, each ≥ 0, of pixels in [0, 1]
+    ) -> list[dict]:  # records of `test_noise`, in the same order
+        "Runs tested with noise, now where they were not; prints a line for each, and copies its record to the figures."
+        out = []
+        for run in runs:
+            out.append(test_noise(run, self.data, variances, Engine(self.engine.device, run.record["machine"]["mixed_precision"], workers=self.engine.workers)))
+            print(f"{run.record['name']}: " + ", ".join(f"V={v} {100 * t['top1']:.1f} %" for v, t in out[-1]["test"].items()))
+            if self.engine.accelerator.is_main_process:
+                self._copy({k: v for k, v in out[-1].items() if k != "digest"})
+        return out
+
+    def _copy(self, record: dict) -> None:
+        _write_json(self.figures_dir / "records" / f"{record['name']}.json", record | dict(digest=digest(record)))
 
     def caption(
         self,
         runs: list[Run],  # that the numbers come from
     ) -> str:
         "What the numbers above it were measured on."
-        d, m = self.data.describe(), runs[0].record["machine"]
-        machines = {r.record["machine"]["gpu"] or r.record["machine"]["cpu"] for r in runs}
-        sizes = f"{self.backbone} at {self.size.width:g} of its width, {self.size.image_size} px, recipe {self.recipe.name!r}, seeds {self.seeds}"
-        counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
-        precisions = sorted({r.record["machine"]["mixed_precision"] for r in runs})
-        precision = "" if precisions == ["no"] else f", mixed precision {' and '.join(precisions)}"
-        on = f"{', '.join(sorted(machines))}; torch {m['versions']['torch']}{precision}"
-        return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {on}."
+        return caption([r.record for r in runs])
 
     def save(
         self,

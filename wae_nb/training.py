@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'Recipe', 'paper_recipe', 'short_recipe', 'WAETask', 'ClassifyTask',
            'JointTask', 'Engine', 'evaluate', 'Diverged', 'fit']
 
-# %% ../nbs/lib/training.ipynb #1dac646d
+# %% ../nbs/lib/training.ipynb #7aea5e30
 import json
 import math
 import os
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .classifier import DecomposedClassifier
-from .data import crop, crop_offsets, loader, stream_seed
+from .data import add_noise, crop, crop_offsets, loader, stream_seed
 from .losses import classification_loss, joint_loss, transform_loss
 from .packed import Dataset, progress_bar
 from .timing import resolve_device
@@ -304,7 +304,7 @@ def _scheduler(optimizer, s: StageRecipe, updates: int, better):
         return sch.ReduceLROnPlateau(optimizer, "max" if better is max else "min", 0.1, s.patience, threshold=0)
     return sch.StepLR(optimizer, s.step if s.schedule == "step" else 10**9, 0.1)
 
-# %% ../nbs/lib/training.ipynb #090f584e
+# %% ../nbs/lib/training.ipynb #c823fedc
 @torch.no_grad()
 def evaluate(
     task: nn.Module,  # with `watch` and `summary`, on the engine's device
@@ -313,15 +313,17 @@ def evaluate(
     image_size: int,  # pixels
     engine: Engine,  # where
     batch_size: int = 128,  # images, for each process
+    variance: float = 0.0,  # of Gaussian noise on the pixels, ≥ 0
+    seed: int = 0,  # of the noise
 ) -> tuple[dict[str, float], dict[str, Tensor]]:  # the means, and the values of every image in the split's order
-    "Measure a task on one split, on centre crops (the paper's single view)."
+    "Measure a task on one split, on centre crops (the paper's single view), with noise if asked for (the paper's Table 7)."
     acc = engine.accelerator
     task.eval()
     parts = []
     batches = acc.prepare_data_loader(loader(data, split, batch_size * acc.num_processes, engine.workers))
     for images, labels, index in batches:
         with acc.autocast():
-            values = task.watch(crop(images, image_size), labels)
+            values = task.watch(add_noise(crop(images, image_size), variance, index, seed), labels)
         values = acc.gather_for_metrics(dict(values, index=index))
         parts.append({k: v.cpu() for k, v in values.items()})
     each = {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
