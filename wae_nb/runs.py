@@ -306,7 +306,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #e6b3d42f
+# %% ../nbs/lib/runs.ipynb #f86f04ed
 def test_noise(
     run: Run,  # with a classifier
     data: Dataset,  # that it was trained on
@@ -320,7 +320,7 @@ def test_noise(
         raise ValueError(f"{run.spec.name} has no classifier; test a run of another stage")
     if wrong := [v for v in variances if not v >= 0]:
         raise ValueError(f"variance={wrong[0]!r}: use a number of at least 0")
-    engine = engine or Engine(mixed_precision=run.record["machine"]["mixed_precision"])
+    engine = engine or Engine(mixed_precision=_precision(run.record))
     name = f"{run.record['name']}-noise"
     path, wanted = run.folder / f"{name}.json", {f"{v:g}": v for v in variances}
     same = {k: run.record[k] for k in ("decisive", "recipe", "seed", "data", "labels")}
@@ -338,7 +338,7 @@ def test_noise(
     kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
     return record | kept
 
-# %% ../nbs/lib/runs.ipynb #62d076e0
+# %% ../nbs/lib/runs.ipynb #b67d9df0
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -446,6 +446,10 @@ def save_output(
     return file("md")
 
 
+def _precision(record: dict) -> str:
+    return record["machine"].get("mixed_precision", "no")  # the first records do not say
+
+
 def caption(
     records: list[dict],  # of runs of one data set, backbone and recipe
 ) -> str:
@@ -457,7 +461,7 @@ def caption(
     network = f"{backbone} at {width:g} of its width" if backbone else "The auto-encoder alone"
     sizes = f"{network}, {px} px, recipe {recipe!r}, seeds {sorted({r['seed'] for r in records})}"
     counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
-    precisions = sorted({r["machine"]["mixed_precision"] for r in records})
+    precisions = sorted({_precision(r) for r in records})
     precision = "" if precisions == ["no"] else f", mixed precision {' and '.join(precisions)}"
     on = f"{', '.join(sorted(machines))}; torch {m['versions']['torch']}{precision}"
     return f"{d['name']} (SHA-256 {d['checksum'][:12]}…; {counts}). {sizes}. {on}."
@@ -524,7 +528,7 @@ class Experiment:
         "Runs tested with noise, now where they were not; prints a line for each, and copies its record to the figures."
         out = []
         for run in runs:
-            out.append(test_noise(run, self.data, variances, Engine(self.engine.device, run.record["machine"]["mixed_precision"], workers=self.engine.workers)))
+            out.append(test_noise(run, self.data, variances, Engine(self.engine.device, _precision(run.record), workers=self.engine.workers)))
             print(f"{run.record['name']}: " + ", ".join(f"V={v} {100 * t['top1']:.1f} %" for v, t in out[-1]["test"].items()))
             if self.engine.accelerator.is_main_process:
                 self._copy({k: v for k, v in out[-1].items() if k != "digest"})
