@@ -338,7 +338,7 @@ def test_noise(
     kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
     return record | kept
 
-# %% ../nbs/lib/runs.ipynb #b67d9df0
+# %% ../nbs/lib/runs.ipynb #3ef95d85
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -499,10 +499,12 @@ class Experiment:
         self,
         method: str,  # as in `METHODS`
         stage: int | None = None,  # None for the method's last
+        **changes,  # of the recipe, for instance lam=10: a row of a sweep
     ) -> list[RunSpec]:  # one for each seed
         "A row of a table."
+        recipe = replace(self.recipe, **changes)
         shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width)
-        return [RunSpec(method, self.backbone, self.data.checksum, self.recipe, seed, **shared) for seed in self.seeds]
+        return [RunSpec(method, self.backbone, self.data.checksum, recipe, seed, **shared) for seed in self.seeds]
 
     def runs(
         self,
