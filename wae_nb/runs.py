@@ -338,7 +338,7 @@ def test_noise(
     kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
     return record | kept
 
-# %% ../nbs/lib/runs.ipynb #3ef95d85
+# %% ../nbs/lib/runs.ipynb #03a61d11
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -551,8 +551,8 @@ class Experiment:
         name: str,  # of the file, without an ending
         what,  # a `DataFrame` (csv, md, tex, and json with its runs) or a matplotlib `Figure` (png and svg)
         caption: str = "",  # stands under a table
-        rows: dict[str, list[Run]] | None = None,  # of a table: the runs that each row comes from
+        rows: dict[str, list[Run | dict]] | None = None,  # of a table: the runs or records that each row comes from
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
-        runs = {row: [r.record["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
+        runs = {row: [getattr(r, "record", r)["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
         return save_output(self.figures_dir, f"{name}-{self.data.name}-{self.backbone}", what, caption, runs)
