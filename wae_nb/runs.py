@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PROFILES', 'RunSpec', 'project_root', 'machine',
-           'commit', 'RecordError', 'digest', 'read_record', 'Run', 'get_or_train', 'test_noise', 'Profile', 'choose',
-           'check_parameters', 'save_output', 'caption', 'Experiment']
+           'commit', 'RecordError', 'digest', 'read_record', 'Run', 'get_or_train', 'test_noise', 'Profile', 'numbers',
+           'choose', 'check_parameters', 'save_output', 'caption', 'Experiment']
 
 # %% ../nbs/lib/runs.ipynb #ebe5671b
 import ast
@@ -338,7 +338,7 @@ def test_noise(
     kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
     return record | kept
 
-# %% ../nbs/lib/runs.ipynb #3ef95d85
+# %% ../nbs/lib/runs.ipynb #21e372f9
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -378,14 +378,20 @@ for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
     _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}
 
 
-def _seeds(seeds) -> list[int]:
-    each = seeds.strip("[]").split(",") if isinstance(seeds, str) else seeds if isinstance(seeds, (list, tuple)) else [seeds]
+def numbers(
+    values: list | float | str,  # several, one, or several as papermill's -p hands them over: "0,1,2" or "[0, 1, 2]"
+    what: str,  # the parameter's name
+    kind: type = float,  # float or int
+) -> list:
+    "The numbers of a parameter. Raises `ValueError` for what is none, for none at all, and for one given twice."
+    each = values.strip("[]").split(",") if isinstance(values, str) else values if isinstance(values, (list, tuple)) else [values]
     try:
-        each = [int(s) for s in each]
+        each = [kind(v) for v in each]
     except (TypeError, ValueError):
-        raise ValueError(f"seeds={seeds!r}: use whole numbers, for instance [0, 1, 2] or '0,1,2'") from None
+        whole = "whole " if kind is int else ""
+        raise ValueError(f"{what}={values!r}: use {whole}numbers, for instance [0, 1, 2] or '0,1,2'") from None
     if not each or len(set(each)) < len(each):
-        raise ValueError(f"seeds={seeds!r}: give at least one, and none twice")
+        raise ValueError(f"{what}={values!r}: give at least one, and none twice")
     return each
 
 
@@ -487,7 +493,7 @@ class Experiment:
         if profile not in PROFILES[kind]:
             raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES[kind])}")
         check_backbone(backbone)
-        self.profile, self.backbone, self.seeds = profile, backbone, _seeds(seeds)
+        self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
@@ -551,8 +557,8 @@ class Experiment:
         name: str,  # of the file, without an ending
         what,  # a `DataFrame` (csv, md, tex, and json with its runs) or a matplotlib `Figure` (png and svg)
         caption: str = "",  # stands under a table
-        rows: dict[str, list[Run]] | None = None,  # of a table: the runs that each row comes from
+        rows: dict[str, list[Run | dict]] | None = None,  # of a table: the runs or records that each row comes from
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
-        runs = {row: [r.record["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
+        runs = {row: [getattr(r, "record", r)["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
         return save_output(self.figures_dir, f"{name}-{self.data.name}-{self.backbone}", what, caption, runs)

@@ -30,7 +30,7 @@ from .packed import Dataset, progress_bar
 from .timing import resolve_device
 from .wae import WAE, Decoder
 
-# %% ../nbs/lib/training.ipynb #ddaeea12
+# %% ../nbs/lib/training.ipynb #7650e790
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "onecycle")
 
@@ -77,6 +77,12 @@ class Recipe:
     pixel_scale: float = 1.0  # of Eq. 3 and 4
     terms: tuple[str, ...] = ("s", "s_c", "s_L")  # scores with a loss
     sub_norm: bool = True  # the BatchNorm on the sub-images, as in `build`
+
+    def __post_init__(self):
+        for name in ("lam", "gamma"):
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"{name}={value!r}: use a number of at least 0")
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are the same run
 
 
 def paper_recipe(
