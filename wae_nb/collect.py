@@ -183,12 +183,12 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #05ee274c
-FIGURES = {  # number → notebook, what it shows, what to see
-    1: ("01_decomposition", "An image on its way through the auto-encoder and the classifier", "the low sub-image looks like the image, the high one is faint"),
-    2: ("01_decomposition", "The layers of the auto-encoder", "three thin layers at full size, then two that halve it"),
-    3: ("02_imagenet_vgg16", "Sub-images of ours and of Decomposition+CNN", "without the auto-encoder's constraint the two halves look alike"),
-    4: ("01_decomposition", "Sub-images and the reconstruction", "the high sub-image holds edges, and the reconstruction can hardly be told from the image"),
+# %% ../nbs/lib/collect.ipynb #72f112d0
+FIGURES = {  # number → notebook, what it shows, what to look at
+    1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image the low sub-image still shows, and how faint the high one is"),
+    2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
+    3: ("02_imagenet_vgg16", "Sub-images of ours and of Decomposition+CNN", "whether the two halves look more alike without the auto-encoder's constraint, as in the paper"),
+    4: ("01_decomposition", "Sub-images and the reconstruction", "whether the high sub-image holds edges and contours, and what the reconstruction loses"),
 }
 _BEYOND = {
     "likeness": "How alike the two sub-images are",
