@@ -183,11 +183,11 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #72f112d0
+# %% ../nbs/lib/collect.ipynb #93d51906
 FIGURES = {  # number → notebook, what it shows, what to look at
-    1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image the low sub-image still shows, and how faint the high one is"),
+    1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
-    3: ("02_imagenet_vgg16", "Sub-images of ours and of Decomposition+CNN", "whether the two halves look more alike without the auto-encoder's constraint, as in the paper"),
+    3: ("02_imagenet_vgg16", "Sub-images of ours and of Decomposition+CNN", "whether the halves are more alike without the auto-encoder"),
     4: ("01_decomposition", "Sub-images and the reconstruction", "whether the high sub-image holds edges and contours, and what the reconstruction loses"),
 }
 _BEYOND = {
