@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layer', 'layers', 'Spectrum', 'radial_mean', 'radial_power', 'centroid', 'LinearFit', 'linear_fit', 'response',
-           'at_zero', 'without_high', 'properties']
+           'without_high', 'properties']
 
 # %% ../nbs/lib/analysis.ipynb #20bb1445
 from collections.abc import Callable
@@ -138,7 +138,7 @@ def linear_fit(
     r2 = torch.where(variance > 1e-12 * positions, 1 - rest / variance, 0.0).clamp(0, 1)
     return LinearFit(best[:-1].T.reshape(-1, x.shape[1], support, support), best[-1], r2, float((1 - rest.sum() / variance.sum()).clamp(0, 1)))
 
-# %% ../nbs/lib/analysis.ipynb #18e9a454
+# %% ../nbs/lib/analysis.ipynb #a55492fa
 def response(
     taps: Tensor,  # (O, C, k, k)
     size: int = 64,  # of the result, ≥ k
@@ -146,15 +146,7 @@ def response(
     "The magnitude of a filter's frequency response, all colours together."
     return torch.fft.fft2(taps, s=(size, size)).abs().square().sum(1).sqrt()
 
-
-def at_zero(
-    taps: Tensor,  # (O, C, k, k)
-) -> Tensor:  # (O,), in [0, 1]
-    "The response to a constant image, as a share of the largest response to any frequency."
-    r = response(taps)
-    return r[:, 0, 0] / r.flatten(1).amax(1).clamp_min(1e-300)
-
-# %% ../nbs/lib/analysis.ipynb #054c3c94
+# %% ../nbs/lib/analysis.ipynb #d4e5582a
 def without_high(
     d: Decomposition,  # with a `high`
 ) -> Decomposition:  # high is zero
@@ -168,22 +160,29 @@ def _variance(x: Tensor) -> float:
 
 
 def _psnr(a: Tensor, b: Tensor) -> float:
-    return float(-10 * torch.log10((a - b).double().square().mean().clamp_min(1e-12)))
+    return float(-10 * torch.log10((a.double() - b).square().mean().clamp_min(1e-30)))
+
+
+def _inner(x: Tensor) -> Tensor:
+    "Without the five outermost pixels, where padding shows."
+    return x[..., 5:-5, 5:-5].double()
 
 
 @torch.no_grad()
 def properties(
-    x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1] less their mean
+    x: Tensor,  # images, (B, 3, H, W), at least 32 pixels, in [0, 1] less their mean
     split: Callable[[Tensor], Decomposition],  # an encoder or a wavelet
     join: Callable[[Decomposition], Tensor],  # what puts the image together again
     support: int = 11,  # side of the linear filters, odd; not below the encoder's field of view
     noise: float = 0.02,  # standard deviation of white noise on x for the filters: without it, photographs hold too little of the highest frequencies
 ) -> dict[str, float]:
     "In numbers: how much is kept, where the energy is, how fine each part is, how linear, and what the 9/7 wavelet's bands say of it."
-    d, bands = split(x), DWT()(x)
+    d, bands, one_colour = split(x), DWT()(x), split(x.mean((2, 3), keepdim=True).expand_as(x))
     back, low_back = join(d), join(without_high(d))
     low, high = _variance(d.low), _variance(d.high)
-    through_high = _variance(back - low_back)
+    through_high = (back - low_back).double().square().sum()
+    image, error = radial_power(x), radial_power(back - x)
+    fine = image.frequency > 0.25
     generator = torch.Generator().manual_seed(0)
     noisy = x + noise * torch.randn(x.shape, generator=generator).to(x)
     fits = [linear_fit(noisy, part, support) for part in split(noisy)]
@@ -192,14 +191,14 @@ def properties(
         "PSNR from both (dB)": _psnr(back, x),
         "PSNR with I_H = 0 (dB)": _psnr(low_back, x),
         "variance of I_H, of both": high / (low + high),
-        "variance that comes back through I_H, of the image's": through_high / _variance(x),
-        "amplification of I_H on its way back": (through_high * x[0, 0].numel() / (high * d.high[0, 0].numel())) ** 0.5,
+        "energy that comes back through I_H, of the image's": float(through_high / x.double().square().sum()),
+        "amplification of I_H on its way back": float((through_high / d.high.double().square().sum()).sqrt()),
+        "error above a quarter cycle a pixel, of the power there": float((error.value * error.count)[fine].sum() / (image.value * image.count)[fine].sum()),
         "mean frequency of I_L (cycles a pixel)": centroid(radial_power(d.low)),
         "mean frequency of I_H (cycles a pixel)": centroid(radial_power(d.high)),
         "I_L linear (R²)": fits[0].whole,
         "I_H linear (R²)": fits[1].whole,
-        "I_L's response at zero frequency, of its largest": float(at_zero(fits[0].taps).mean()),
-        "I_H's response at zero frequency, of its largest": float(at_zero(fits[1].taps).mean()),
+        "energy of I_H on images of one colour, of its energy": float(_inner(one_colour.high).square().mean() / _inner(d.high).square().mean()),
         "I_L from cA (R²)": linear_fit(bands.low, d.low).whole,
         "I_H from cH, cV, cD (R²)": linear_fit(bands.high, d.high).whole,
         "I_H from cA (R²)": linear_fit(bands.low, d.high).whole,

@@ -254,7 +254,7 @@ def architecture(
     ax.text(out + 0.9, middle, "decoder, Eq. 2", color=green, fontsize=12, weight="bold", va="center")
     return fig
 
-# %% ../nbs/lib/plots.ipynb #bc9533f5
+# %% ../nbs/lib/plots.ipynb #c0b44e89
 def framework(
     image: Tensor,  # (3, H, W), pixels in [0, 1]
     d: Decomposition,  # its sub-images, a batch of one
@@ -275,21 +275,21 @@ def framework(
     picture(rec[0].detach().clamp(0, 1).permute(1, 2, 0).numpy(), 0.9, decode, 1.6, "reconstruction $I'$")
     picture(stretch(turn_like(d.low[0], image), per_channel=True), 3.85, low, 0.95, "$I_L$")
     picture(stretch(d.high[0]), 3.85, high, 0.95, "$I_H$")
-    _box(ax, 2.4, mid, 1.05, 1.9, blue, parts["encoder"])
-    _box(ax, 2.4, decode, 1.05, 1.3, green, parts["decoder"])
+    _box(ax, 2.42, mid, 1.13, 1.9, blue, parts["encoder"])
+    _box(ax, 2.42, decode, 1.13, 1.3, green, parts["decoder"])
     _box(ax, 5.6, low, 1.35, 1.15, orange, parts["low_net"])
     _box(ax, 5.6, high, 1.35, 1.15, orange, parts["high_net"])
     _box(ax, 7.65, low, 1.35, 1.15, grey, parts["head_low"])
     _box(ax, 7.65, high, 1.35, 1.15, grey, parts["head_fused"])
     ax.text(9.4, mid, "scores\n$s=(s_c+s_L)/2$", ha="center", va="center", fontsize=11, linespacing=1.5)
     ax.text(8.33, decode, note, ha="right", va="center", fontsize=11, linespacing=1.5)
-    _arrow(ax, (1.7, mid), (1.88, mid))
-    _arrow(ax, (1.88, decode), (1.7, decode), colour=green)
+    _arrow(ax, (1.7, mid), (1.86, mid))
+    _arrow(ax, (1.86, decode), (1.7, decode), colour=green)
     for y in (low, high):
-        _arrow(ax, (2.92, mid), (3.12, mid), (3.12, y), (3.37, y))
+        _arrow(ax, (2.99, mid), (3.15, mid), (3.15, y), (3.37, y))
         _arrow(ax, (4.33, y), (4.92, y))
         _arrow(ax, (8.33, y), (8.5, y), (8.5, mid), (8.75, mid))
-        _arrow(ax, (4.33, y - 0.25), (4.6, y - 0.25), (4.6, decode), (2.93, decode), colour=green)
+        _arrow(ax, (4.33, y - 0.25), (4.6, y - 0.25), (4.6, decode), (2.99, decode), colour=green)
     _arrow(ax, (6.28, low), (6.97, low))
     _arrow(ax, (6.28, high), (6.97, high))
     _arrow(ax, (6.28, low), (6.6, low), (6.6, high), (6.97, high))
@@ -318,13 +318,13 @@ def picture_rows(
             a.text(0.5, -0.03, note, transform=a.transAxes, ha="center", va="top", fontsize=10)
     return fig
 
-# %% ../nbs/lib/plots.ipynb #d070fd5c
+# %% ../nbs/lib/plots.ipynb #9ba6781c
 def line_panels(
     panels: dict[str, dict[str, tuple]],  # title → line → (x, y), or (x, y, lowest, highest) for a band; (None, y) for a level
     xlabels: str | list[str],  # for all panels, or each
     ylabels: str | list[str],
     log: bool = True,  # whether the y axis is logarithmic
-    ylim: tuple | None = None,  # of all panels
+    ylims: list | None = None,  # (lowest, highest) of each panel, None for its own
 ) -> Figure:
     "Panels of lines in one row, ten inches wide; with few points, each is marked."
     names = dict.fromkeys(name for lines in panels.values() for name in lines)
@@ -344,7 +344,7 @@ def line_panels(
         ax.set_title(title, fontsize=11)
         ax.set_xlabel(xlabels if isinstance(xlabels, str) else xlabels[i], fontsize=11)
         ax.set_ylabel(ylabels if isinstance(ylabels, str) else ylabels[i], fontsize=11)
-        ax.set(yscale="log" if log else "linear", **dict(ylim=ylim) if ylim else {})
+        ax.set(yscale="log" if log else "linear", ylim=ylims[i] if ylims else None)
         if log:
             decades = np.log10(ax.get_ylim()[1] / ax.get_ylim()[0])
             ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,)))
