@@ -1,8 +1,8 @@
-# Two commands do all the set-up: `make demo` runs the main job on embedded data, `make test` passes the tests.
+# Two commands do all the set-up: `make demo` runs the main job on embedded data, `make test` passes the tests. `make report` renders what was recorded.
 # Each makes .venv and installs everything first; it needs Python 3.11 or newer, git and make.
 
 .DELETE_ON_ERROR:
-.PHONY: demo test notebooks clean
+.PHONY: demo test report notebooks clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,6 +10,9 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO := _demo
+REPORT := _report
+PROFILE ?= demo
+FIGURES ?= figures
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv was found; install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
@@ -30,6 +33,17 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
 	$(PY) -m pytest
 
+# every table from the records, PROFILE=demo, small or paper; fails where a record is refused, after the page is written
+report: $(VENV)/installed
+	@mkdir -p $(REPORT)
+	@$(VENV)/bin/papermill nbs/09_report.ipynb $(REPORT)/09_report.ipynb -p profile $(PROFILE) -p figures_dir $(FIGURES) --cwd . --no-progress-bar --log-level WARNING 2> $(REPORT)/log; \
+	status=$$?; \
+	if [ -d $(FIGURES)/$(PROFILE) ]; then \
+		$(PY) -c "from wae_nb.collect import page; page('$(REPORT)/09_report.ipynb', '$(FIGURES)/$(PROFILE)/report.html')" || exit 1; \
+		echo "The tables are in $(FIGURES)/$(PROFILE)/, the page is $(FIGURES)/$(PROFILE)/report.html"; \
+	fi; \
+	[ $$status = 0 ] || { grep . $(REPORT)/log | tail -n 1; exit 1; }
+
 # the committed notebooks with outputs, the figures and README's tables, from real runs
 notebooks: $(VENV)/installed
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/*.ipynb nbs/lib/*.ipynb
@@ -37,4 +51,4 @@ notebooks: $(VENV)/installed
 	$(PY) figures/into_readme.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) $(REPORT) figures/*/report.html *.egg-info .pytest_cache .ruff_cache

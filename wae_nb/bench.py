@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'BASELINES', 'STEPS', 'RECORD_FORMAT', 'row_model', 'available_engines', 'available_precisions', 'numbers',
-           'Setting', 'images', 'measure', 'working_memory', 'breakdown', 'load_records', 'save_record', 'find_times',
-           'table_batch', 'cost_table']
+           'Setting', 'images', 'measure', 'working_memory', 'breakdown', 'read_timing', 'load_records', 'save_record',
+           'find_times', 'table_batch', 'cost_table']
 
-# %% ../nbs/lib/bench.ipynb #0781f87c
+# %% ../nbs/lib/bench.ipynb #94b31532
 import copy
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .classifier import DecomposedClassifier, build
 from .deploy import ENGINES, ONE_SHAPE, check_engine, fold, fuse, prepare
 from .paper import TABLES, compare
 from .pruning import THINET, thinet
-from .runs import RecordError
+from .runs import RecordError, digest
 from .timing import PRECISIONS, check_precision, peak_memory, settings, time_pairs
 from .training import _write_json
 
@@ -198,24 +198,30 @@ STEPS: dict[str, Callable[[DecomposedClassifier], nn.Module]] = {
     "packed, or recorded as a graph": fuse,
 }
 
-# %% ../nbs/lib/bench.ipynb #c3f61205
+# %% ../nbs/lib/bench.ipynb #c47b79c4
 RECORD_FORMAT = 1
+
+
+def read_timing(
+    path: Path,  # a json file of `save_record`
+) -> dict:
+    "A timing record as it was written. Raises `RecordError` with the path for one that is not, or was changed since."
+    try:
+        record = json.loads(path.read_text())
+        if record["format"] != RECORD_FORMAT or record["name"] != path.stem:
+            raise ValueError(f"format {record['format']}, name {record['name']!r}")
+    except (ValueError, KeyError, TypeError) as e:
+        raise RecordError(f"{path} is not a timing record ({type(e).__name__}: {e}); remove it, or restore it from git") from None
+    if record.pop("digest", None) != digest(record):
+        raise RecordError(f"{path} was changed after it was written: its digest does not fit; remove it, or restore it from git")
+    return record
 
 
 def load_records(
     folder: str | Path,  # with a json file for each record
 ) -> list[dict]:  # by name
     "The timing records of a folder. Raises `RecordError` naming a file that is not one."
-    out = []
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            if record["format"] != RECORD_FORMAT or record["name"] != path.stem:
-                raise ValueError(f"format {record['format']}, name {record['name']!r}")
-        except (ValueError, KeyError, TypeError) as e:
-            raise RecordError(f"{path} is not a timing record ({type(e).__name__}: {e}); remove it, or restore it from git") from None
-        out.append(record)
-    return out
+    return [read_timing(path) for path in sorted(Path(folder).glob("*.json"))]
 
 
 def save_record(
@@ -225,7 +231,7 @@ def save_record(
     "Write a timing record."
     path = Path(folder) / f"{record['name']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_json(path, record)
+    _write_json(path, record | dict(digest=digest(record)))
     return path
 
 

@@ -1,0 +1,235 @@
+"""The report: every cell from its record, every other one named, and nothing believed that was changed."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT, run_notebook
+from test_figures import regenerated
+
+from wae_nb.collect import Report, page
+from wae_nb.runs import RecordError, digest
+
+TABLE = re.compile(r"table(\d)-.*")
+COMMITTED = [p for p in sorted((ROOT / "figures").glob("*/table*-*.json")) if p.parent.name != "timing"]
+
+
+def copied(folder: Path, data: str = "") -> Path:
+    """The project's records, or those of one data set, in a figures folder of their own."""
+    (folder / "demo/records").mkdir(parents=True)
+    shutil.copytree(ROOT / "figures/timing/records", folder / "timing/records")
+    for path in (ROOT / "figures/demo/records").glob("*.json"):
+        if not data or json.loads(path.read_text())["data"]["name"] == data:
+            shutil.copy(path, folder / "demo/records" / path.name)
+    return folder
+
+
+@pytest.fixture
+def faces(tmp_path) -> Path:
+    """The records of the drawn faces: Table 6, one seed."""
+    return copied(tmp_path / "figures", "demo-faces")
+
+
+def record_of(figures: Path, method: str) -> Path:
+    (path,) = (figures / "demo/records").glob(f"{method}-*.json")
+    return path
+
+
+def table_6(figures: Path, data: str = "demo-faces") -> pd.DataFrame:
+    return pd.read_csv(figures / f"demo/table6-{data}-vgg16.csv", index_col=0, dtype=str)
+
+
+def rewritten(path: Path, **changes) -> str:
+    """Change a record by hand, its digest with it."""
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(record | dict(digest=digest(record))))
+
+
+@pytest.mark.skipif(regenerated(), reason="figures/ was regenerated here")
+def test_the_same_records_give_the_same_bytes(tmp_path):
+    """Every committed table from the committed records alone, and again over what is there."""
+    figures = copied(tmp_path / "figures")
+    for _ in range(2):
+        report = Report("demo", figures)
+        report.check()
+        for number in range(1, 8):
+            report.table(number, draws=10)
+        made = sorted(p for p in (figures / "demo").glob("table*") if TABLE.match(p.stem))
+        committed = [p.with_suffix(end) for p in COMMITTED if p.parent.name == "demo" for end in (".csv", ".md", ".tex", ".json")]
+        assert committed and {p.name for p in committed} <= {p.name for p in made}
+        for path in committed:
+            assert (figures / "demo" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
+def test_names_computed_from_the_specs_are_the_tables(path):
+    """What the notebook wrote of its rows, computed again from row, profile, data and seed."""
+    report = Report(path.parent.name, ROOT / "figures")
+    rows = json.loads(path.read_text())
+    sources = [s for s in report.sources if path.stem.endswith(f"-{s.data['name']}-{s.backbone}")]
+    found = [{title: [r["name"] for r in rs] for title, rs in s.rows(int(path.stem[5])).items()} for s in sources]
+    assert rows in found
+
+
+def test_every_dash_is_named_and_has_its_command(tmp_path):
+    """Dashes in the measured columns of a table, one by one, against the list of what is missing."""
+    report = Report("demo", copied(tmp_path / "figures"))
+    missing = [(c["table"], c["data"], c["backbone"], c["row"], c["column"]) for c in report.missing]
+    assert len(set(missing)) == len(missing) and all(c["filled by"] for c in report.missing)
+    seen = 0
+    for number in range(1, 7):
+        said = report.table(number, draws=10).data
+        for s in [s for s in report.sources if number in s.tables]:
+            df = pd.read_csv(tmp_path / f"figures/demo/table{number}-{s.data['name']}-{s.backbone}.csv", index_col=0, dtype=str)
+            for column in [c for c in df if c.endswith("measured")]:
+                heading = re.sub("[,:] measured$", "", column)
+                for row in df.index:
+                    cost = (f"Table {number}", "costs", "", row, heading)
+                    accuracy = (f"Table {number}", s.data["name"], s.backbone, row, heading)
+                    assert (df.loc[row, column] == "–") == ((cost in missing) or (accuracy in missing)), (number, row, column)
+                    seen += df.loc[row, column] == "–"
+        for c in [c for c in report.missing if c["table"] == f"Table {number}"]:
+            assert c["row"] in said and c["column"] in said and c["filled by"] in said
+    assert seen > 20
+    report.summary()
+    listed = pd.read_csv(tmp_path / "figures/demo/missing-demo.csv", keep_default_na=False)
+    assert [tuple(row)[:5] for row in listed.itertuples(index=False)] == missing
+    assert any(c == "Figure 4" for c, *_ in missing)
+
+
+def test_no_command_names_a_parameter_that_is_not_there(tmp_path):
+    """Each papermill command of the list, against the parameters of its notebook."""
+    import papermill
+
+    commands = {c["filled by"] for c in Report("demo", copied(tmp_path / "figures")).missing} | {c["filled by"] for c in Report("paper", tmp_path).missing}
+    checked = 0
+    for notebook, given in {(m[1], tuple(re.findall(r"-p (\w+) ", m[2]))) for c in commands for m in re.finditer(r"papermill (nbs/\S+)([^&]*)", c)}:
+        if (ROOT / notebook).exists():  # some are still to come
+            assert set(given) <= set(papermill.inspect_notebook(str(ROOT / notebook))), notebook
+            checked += 1
+    assert checked >= 4
+    assert all((ROOT / script).exists() for c in commands for script in re.findall(r"data_prep/\w+\.py", c))
+
+
+def test_a_deleted_record_leaves_a_dash(faces):
+    Report("demo", faces).table(6, draws=10)
+    before = table_6(faces)
+    record_of(faces, "wavelet").unlink()
+    report = Report("demo", faces)
+    report.check()
+    assert "table6-demo-faces-vgg16" in report.stale
+    said = report.table(6, draws=10).data
+    after = table_6(faces)
+    assert after.loc["Wavelet+CNN"].tolist()[1:] == ["–", "–"]
+    assert after.drop("Wavelet+CNN").equals(before.drop("Wavelet+CNN")) and before.loc["Wavelet+CNN"].iloc[1] != "–"
+    assert "**demo-faces, vgg16**: accuracy (%) of Wavelet+CNN: `papermill nbs/05_cacd.ipynb out.ipynb`" in said
+    assert "than Wavelet+CNN" not in said and "from Wavelet+CNN" not in said
+    assert "table6-demo-faces-vgg16" not in report.stale
+
+
+def test_a_row_with_fewer_seeds_says_so(tmp_path):
+    figures = copied(tmp_path / "figures", "faces")
+    (path,) = (figures / "demo/records").glob("wavelet-vgg16-*seed1-*.json")
+    path.unlink()
+    said = Report("demo", figures).table(6, draws=10).data
+    assert "Fewer seeds: Wavelet+CNN [0, 2]." in said
+    assert re.search(r"Ours \S.* Wavelet\+CNN: .*over seeds \[0, 2\], which both have", said)
+
+
+def edited(figures: Path) -> tuple[Path, str]:
+    path = record_of(figures, "wavelet")
+    record = json.loads(path.read_text())
+    record["test"]["top1"] = 0.99
+    path.write_text(json.dumps(record))
+    return path, "was changed after it was written"
+
+
+def half_written(figures: Path) -> tuple[Path, str]:
+    path = record_of(figures, "wavelet")
+    path.write_text(path.read_text()[:-20])
+    return path, "is not a record"
+
+
+def other_data(figures: Path) -> tuple[Path, str]:
+    """Another data set's record under this one's name."""
+    path = record_of(figures, "wavelet")
+    shutil.copy(next((ROOT / "figures/demo/records").glob("wavelet-resnet50-*.json")), path)
+    return path, "records another run than its name says"
+
+
+def other_data_forged(figures: Path) -> tuple[Path, str]:
+    """The same, with name and digest made to fit."""
+    path = record_of(figures, "wavelet")
+    other = json.loads(next((ROOT / "figures/demo/records").glob("wavelet-resnet50-*.json")).read_text())
+    rewritten(path, **{k: other[k] for k in ("data", "answers", "labels", "test")})
+    return path, "is of the data 1e876108ea5d…, its run of 2844cca582ed…"
+
+
+@pytest.mark.parametrize("spoil", [edited, half_written, other_data, other_data_forged], ids=lambda f: f.__name__)
+def test_a_spoilt_record_is_refused(faces, spoil):
+    path, reason = spoil(faces)
+    report = Report("demo", faces)
+    (refusal,) = report.refused
+    assert path.name in refusal and reason in refusal
+    assert refusal in report.status().data
+    report.table(6, draws=10)
+    assert table_6(faces).loc["Wavelet+CNN"].tolist()[1:] == ["–", "–"]
+    with pytest.raises(RecordError, match=re.escape(path.name)):
+        report.check()
+
+
+def test_two_data_sets_of_one_name_are_refused(tmp_path):
+    """Their rows would stand in one table."""
+    figures = copied(tmp_path / "figures", "faces")
+    path = record_of(copied(tmp_path / "other", "demo-faces"), "wavelet")
+    data = json.loads(path.read_text())["data"]
+    rewritten(path, data=data | dict(name="faces"))
+    shutil.copy(path, figures / "demo/records" / path.name)
+    report = Report("demo", figures)
+    (refusal,) = report.refused
+    assert "two data sets called 'faces' (1e876108ea5d…, 2844cca582ed…)" in refusal and not report.sources
+
+
+def test_an_edited_timing_is_refused(faces):
+    path = sorted((faces / "timing/records").glob("*.json"))[0]
+    path.write_text(path.read_text().replace('"speedup"', '"speed-up"', 1))
+    (refusal,) = Report("demo", faces).refused
+    assert path.name in refusal and "was changed after it was written" in refusal
+
+
+FETCHED = r"""<(script|link|iframe)\b|(src|srcset|href)\s*=\s*["']?\s*(https?:)?//|url\(\s*["']?(https?:)?//|@import"""
+
+
+def offline(html: str) -> bool:
+    """Nothing is fetched when the page is opened."""
+    return not re.search(FETCHED, html, re.IGNORECASE)
+
+
+def test_the_notebook_without_records(tmp_path):
+    """It runs, names every cell as missing, and makes a page that needs no network."""
+    done = run_notebook("09_report", tmp_path / "out.ipynb", tmp_path, figures_dir=tmp_path / "figures", profile="paper")
+    assert done.returncode == 0, done.stderr[-2000:]
+    page(tmp_path / "out.ipynb", tmp_path / "out.html")
+    html = (tmp_path / "out.html").read_text()
+    assert offline(html) and all(f"Missing in {what}" in html for what in (*(f"Table {n}" for n in range(1, 8)), *(f"Figure {n}" for n in range(1, 5))))
+    assert "data_prep/cacd.py" in html and "data_prep/imagenet.py" in html and "_UNTRAINED" not in html
+
+
+def test_make_report(faces):
+    """A refused record: the page is there and says so, the command fails in one line."""
+    shutil.copy(ROOT / "figures/demo/figure3-demo-photos-vgg16.png", faces / "demo")
+    path, reason = edited(faces)
+    command = ["make", "-o", f"{sys.prefix}/installed", "report", f"VENV={sys.prefix}", f"FIGURES={faces}", f"REPORT={faces.parent}/report"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert any(line.startswith("RecordError: 1 refused: ") and path.name in line and reason in line for line in done.stdout.splitlines())
+    html = (faces / "demo/report.html").read_text()
+    assert offline(html) and "data:image/jpeg" in html and path.name in html and "<style>" in html
+    path.unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "report.html" in done.stdout, done.stdout + done.stderr
