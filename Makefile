@@ -36,9 +36,10 @@ test: $(VENV)/installed
 # every table from the records, PROFILE=demo, small or paper; fails where a record is refused, after the page is written
 report: $(VENV)/installed
 	@mkdir -p $(REPORT)
+	@rm -f $(REPORT)/09_report.ipynb
 	@$(VENV)/bin/papermill nbs/09_report.ipynb $(REPORT)/09_report.ipynb -p profile $(PROFILE) -p figures_dir $(FIGURES) --cwd . --no-progress-bar --log-level WARNING 2> $(REPORT)/log; \
 	status=$$?; \
-	if [ -d $(FIGURES)/$(PROFILE) ]; then \
+	if [ -f $(REPORT)/09_report.ipynb ] && [ -d $(FIGURES)/$(PROFILE) ]; then \
 		$(PY) -c "from wae_nb.collect import page; page('$(REPORT)/09_report.ipynb', '$(FIGURES)/$(PROFILE)/report.html')" || exit 1; \
 		echo "The tables are in $(FIGURES)/$(PROFILE)/, the page is $(FIGURES)/$(PROFILE)/report.html"; \
 	fi; \

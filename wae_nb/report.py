@@ -120,7 +120,7 @@ def variances(
     "The variances that were tested."
     return sorted({v for rs in rows.values() for r in rs for v in r["test"]}, key=float)
 
-# %% ../nbs/lib/report.ipynb #3bc737d2
+# %% ../nbs/lib/report.ipynb #197d82ab
 _WAE, _PLAIN, _HALF = ("wae", None), ("plain", None), ("half", None)  # method and stage; None for the method's last
 _COMPARATORS = {"Wavelet+CNN": ("wavelet", None), "Decomposition+CNN": ("decomposition", None), "Ours": _WAE}
 ROWS: dict[int, dict[str, tuple[str, int | None]]] = {  # table → row → method and stage
@@ -156,7 +156,7 @@ def names_for(
         return {"VGG16 (112)": "half resolution"} | ({} if own else {"VGG16-Net": backbone})
     named = {"VGG16 (224)": f"{backbone} (224)", "VGG16 (112)": f"{backbone} (112)", "VGG16-Net": backbone, "ResNet-50": backbone}
     if number in (3, 4):
-        named = {row: f"{row}, {backbone}" for row in ROWS[number]}
+        named = {row: row for row in ROWS[number]}
     return {} if own else {row: name for row, name in named.items() if row in TABLES[number].rows}
 
 # %% ../nbs/lib/report.ipynb #8e780228
