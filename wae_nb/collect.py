@@ -183,7 +183,7 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #93d51906
+# %% ../nbs/lib/collect.ipynb #1eeac04d
 FIGURES = {  # number → notebook, what it shows, what to look at
     1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
@@ -191,11 +191,16 @@ FIGURES = {  # number → notebook, what it shows, what to look at
     4: ("01_decomposition", "Sub-images and the reconstruction", "whether the high sub-image holds edges and contours, and what the reconstruction loses"),
 }
 _BEYOND = {
+    "reconstruction": "How well the image comes back",
+    "wavelet-like": "How like a wavelet the encoder is",
+    "filters": "What the encoder responds to",
+    "spectra": "What is in the sub-images, by frequency",
     "likeness": "How alike the two sub-images are",
     "lambda": "The sweep of λ",
     "gamma": "The sweep of γ",
     "norm": "With and without the BatchNorm on the sub-images",
     "noise": "Accuracy under noise",
+    "snr": "Signal and noise in the sub-images",
     "averaging": "Averaging, or the auto-encoder?",
     "noise-norm": "Noise, with and without the BatchNorm on the sub-images",
 }
