@@ -83,7 +83,7 @@ def test_every_dash_is_named_and_has_its_command(tmp_path):
     assert len(set(missing)) == len(missing) and all(c["filled by"] for c in report.missing)
     seen = 0
     for number in range(1, 7):
-        said = report.table(number, draws=10).data
+        said = report.table(number, draws=10)
         for s in [s for s in report.sources if number in s.tables]:
             df = pd.read_csv(tmp_path / f"figures/demo/table{number}-{s.data['name']}-{s.backbone}.csv", index_col=0, dtype=str)
             for column in [c for c in df if c.endswith("measured")]:
@@ -122,7 +122,7 @@ def test_a_deleted_record_leaves_a_dash(faces):
     record_of(faces, "wavelet").unlink()
     report = Report("demo", faces)
     report.check()
-    said = report.table(6, draws=10).data
+    said = report.table(6, draws=10)
     after = table_6(faces)
     assert after.loc["Wavelet+CNN"].tolist()[1:] == ["–", "–"]
     assert after.drop("Wavelet+CNN").equals(before.drop("Wavelet+CNN")) and before.loc["Wavelet+CNN"].iloc[1] != "–"
@@ -132,14 +132,14 @@ def test_a_deleted_record_leaves_a_dash(faces):
     for left in (faces / "demo/records").glob("*.json"):
         left.unlink()
     assert Report("demo", faces).stale == ["table6-demo-faces-vgg16"]  # what is left of it is named, and not shown
-    assert "table6-demo-faces-vgg16" in Report("demo", faces).status().data and "95.14" not in Report("demo", faces).table(6).data
+    assert "table6-demo-faces-vgg16" in Report("demo", faces).status() and "95.14" not in Report("demo", faces).table(6)
 
 
 def test_a_row_with_fewer_seeds_says_so(tmp_path):
     figures = copied(tmp_path / "figures", "faces")
     (path,) = (figures / "demo/records").glob("wavelet-vgg16-*seed1-*.json")
     path.unlink()
-    said = Report("demo", figures).table(6, draws=10).data
+    said = Report("demo", figures).table(6, draws=10)
     assert "Fewer seeds: Wavelet+CNN [0, 2]." in said
     assert re.search(r"Ours \S.* Wavelet\+CNN: .*over seeds \[0, 2\], which both have", said)
 
@@ -179,7 +179,7 @@ def test_a_spoilt_record_is_refused(faces, spoil):
     report = Report("demo", faces)
     (refusal,) = report.refused
     assert path.name in refusal and reason in refusal
-    assert refusal in report.status().data
+    assert refusal in report.status()
     report.table(6, draws=10)
     assert table_6(faces).loc["Wavelet+CNN"].tolist()[1:] == ["–", "–"]
     with pytest.raises(RecordError, match=re.escape(path.name)):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Source', 'read_all', 'sources', 'expected', 'Report', 'page']
 
-# %% ../nbs/lib/collect.ipynb #638d2119
+# %% ../nbs/lib/collect.ipynb #92cc2212
 import json
 import os
 import re
@@ -19,7 +19,6 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pandas as pd
-from IPython.display import Markdown
 
 from .bench import ROWS as TIMED
 from .bench import cost_table, read_timing
@@ -183,7 +182,7 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #1eeac04d
+# %% ../nbs/lib/collect.ipynb #c8d37d75
 FIGURES = {  # number → notebook, what it shows, what to look at
     1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
@@ -270,7 +269,7 @@ class Report:
         "The sources of a table; where a data set's kind is not known, one of the two."
         return list({(s.data["name"], s.backbone): s for s in self.sources if number in s.tables}.values())
 
-    def status(self) -> Markdown:
+    def status(self) -> str:  # Markdown
         "How many records there are, which files are refused and why, and which tables are left as they are."
         used = {r["name"] for s in self.sources for n in s.tables for rs in s.rows(n).values() for r in rs}
         said = f"{len(self.records)} records in {self.folder / 'records'}, {len(used)} of them in a table; the others are of stage 1 or of sweeps.\n\n"
@@ -278,7 +277,7 @@ class Report:
             said += f"**{len(self.refused)} refused; their cells stay dashes:**\n\n{_bullets(self.refused)}\n\n"
         if self.stale:
             said += f"Left as they are, for they name records that are not here or are refused, until their notebook is run again: {', '.join(self.stale)}.\n"
-        return Markdown(said)
+        return said
 
     def _count(self, table, data, backbone, measured, missing) -> None:
         self.measured[table, data, backbone] = measured
@@ -318,7 +317,7 @@ class Report:
         self,
         number: int,  # 1 to 7
         draws: int = 10_000,  # of the bootstrap
-    ) -> Markdown:
+    ) -> str:  # Markdown
         "A table for each data set and backbone, written as its notebook writes it; the comparisons; what is missing."
         said = [f"## Table {number}: {TABLES[number].caption}\n"]
         for s in self._filling(number):
@@ -329,20 +328,20 @@ class Report:
             path = save_output(self.folder, f"table{number}-{s.data['name']}-{s.backbone}", df, below, names)
             differences = _bullets(comparisons(number, rows, names_for(number, s.backbone), draws))
             said.append(f"### {s.data['name']}, {s.backbone}\n\n{path.read_text(encoding='utf-8')}\n{differences}\n")
-        return Markdown("\n".join([*said, self._missing_of(f"Table {number}")]))
+        return "\n".join([*said, self._missing_of(f"Table {number}")])
 
     def figure(
         self,
         number: int,  # 1 to 4
-    ) -> Markdown:
+    ) -> str:  # Markdown
         "A figure for each data set and backbone; what is missing."
         _, title, see = FIGURES[number]
         out = [f"## Figure {number}: {title}\n\nWhat to see: {see}.\n"]
         for path in sorted(self.folder.glob(f"figure{number}-*.png")):
             out.append(f"### {path.stem.removeprefix(f'figure{number}-')}\n\n{_picture(path)}")
-        return Markdown("\n".join([*out, self._missing_of(f"Figure {number}")]))
+        return "\n".join([*out, self._missing_of(f"Figure {number}")])
 
-    def beyond(self) -> Markdown:
+    def beyond(self) -> str:  # Markdown
         "What the notebooks measured beyond the paper, as they wrote it."
         out = []
         for name, title in _BEYOND.items():
@@ -354,7 +353,7 @@ class Report:
                 out += [f"### {title}: {data}, {backbone}\n"]
                 out += [text.read_text(encoding="utf-8")] if text.exists() else []
                 out += [_picture(png)] if png.exists() else []
-        return Markdown("\n".join(out))
+        return "\n".join(out)
 
     @property
     def stale(self) -> list[str]:  # names of files, without an ending

@@ -20,7 +20,7 @@ from .wae import Decomposition
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")  # Okabe and Ito's, told apart by everyone
 
-# %% ../nbs/lib/plots.ipynb #60a030c4
+# %% ../nbs/lib/plots.ipynb #39564d6d
 def stretch(
     x: Tensor,  # (C, H, W), any range
     per_channel: bool = False,  # each channel by its own range
@@ -61,7 +61,7 @@ def decompositions(
     rows: dict[str, tuple[Decomposition, Tensor]],  # name → batches of one: its sub-images, and the reconstruction in [0, 1]
 ) -> Figure:
     "For each decomposition a row: the image, low, high, and the image put together again (the paper's Figure 4)."
-    fig, axes = plt.subplots(len(rows), 4, figsize=(11, 3.0 * len(rows)), squeeze=False)
+    fig, axes = plt.subplots(len(rows), 4, figsize=(10, 2.75 * len(rows)), squeeze=False)
     for ax, (name, (d, rec)) in zip(axes, rows.items()):
         low, high = turn_like(d.low[0], image), d.high[0]
         if len(high) == 9:  # cH, cV, cD of each colour: show one colour's, as three channels
@@ -71,21 +71,22 @@ def decompositions(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/lib/plots.ipynb #04fe71d7
+# %% ../nbs/lib/plots.ipynb #81252b99
 def pairs_of_halves(
     images: Tensor,  # (B, 3, H, W), pixels in [0, 1]
     rows: dict[str, Decomposition],  # name → sub-images of those images
 ) -> Figure:
     "For each image a row: the image, then `low` and `high` of each decomposition."
-    fig, axes = plt.subplots(len(images), 1 + 2 * len(rows), figsize=(2.3 * (1 + 2 * len(rows)), 2.4 * len(images)), squeeze=False)
+    n = 1 + 2 * len(rows)
+    fig, axes = plt.subplots(len(images), n, figsize=(10, 10 / n * len(images) + 0.4), squeeze=False)
     for i, ax in enumerate(axes):
         halves = [stretch(part, per_channel=True) for d in rows.values() for part in (turn_like(d.low[i], images[i]), turn_like(d.high[i], images[i]))]
-        titles = [f"{name}: {part}" for name in rows for part in ("low", "high")]
+        titles = [f"{name}\n{part}" for name in rows for part in ("low", "high")]
         show_row(ax, [images[i].permute(1, 2, 0).numpy(), *halves], ["image", *titles] if i == 0 else [])
     fig.tight_layout()
     return fig
 
-# %% ../nbs/lib/plots.ipynb #b653f034
+# %% ../nbs/lib/plots.ipynb #d6fda481
 def curves(
     rows: dict[str, list[dict]],  # row → records, one for each seed
     metric: str = "val_top1",  # of a record's history
@@ -93,7 +94,7 @@ def curves(
     scale: float = 100.0,  # the metric is multiplied by it
 ) -> Figure:
     "A metric by epoch: a line a row, the mean over seeds, with a band from the lowest to the highest."
-    fig, ax = plt.subplots(figsize=(8, 4))
+    fig, ax = plt.subplots(figsize=(10, 4.5))
     for colour, (name, records) in zip(COLOURS, rows.items()):
         lines = [[h[metric] * scale for h in r["history"]] for r in records]
         n = min(map(len, lines))
@@ -108,7 +109,7 @@ def curves(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/lib/plots.ipynb #56043ce5
+# %% ../nbs/lib/plots.ipynb #beae4068
 def confusion(
     record: dict,  # of a run
 ) -> np.ndarray:  # (C, C), counts: true class by answer
@@ -125,8 +126,12 @@ def confusions(
     counts = {name: sum(confusion(r) for r in records) for name, records in rows.items()}
     errors = {name: c - np.diag(np.diag(c)) for name, c in counts.items()}
     top = max(1, *(c.max() for c in errors.values()))
-    fig, axes = plt.subplots(1, len(rows), figsize=(3.2 * len(rows), 3.6), squeeze=False, layout="constrained")
-    for a, (name, c) in zip(axes[0], errors.items()):
+    columns = min(3, len(rows))
+    lines = -(-len(rows) // columns)
+    fig, axes = plt.subplots(lines, columns, figsize=(10, 10 / columns * lines), squeeze=False, layout="constrained")
+    for a in axes.flat[len(rows) :]:
+        a.axis("off")
+    for a, (name, c) in zip(axes.flat, errors.items()):
         drawn = a.imshow(c, cmap="Blues", vmin=0, vmax=top)
         a.set_title(f"{name}: {c.sum()} errors of {counts[name].sum()}", fontsize=10)
         a.set(xlabel="answer", ylabel="true class")

@@ -159,7 +159,7 @@ def names_for(
         named = {row: row for row in ROWS[number]}
     return {} if own else {row: name for row, name in named.items() if row in TABLES[number].rows}
 
-# %% ../nbs/lib/report.ipynb #8e780228
+# %% ../nbs/lib/report.ipynb #608caba3
 def make_table(
     number: int,  # 1 to 7
     rows: dict[str, list[dict]],  # of `Source.rows`
@@ -180,7 +180,9 @@ def make_table(
     if number == 7:
         return noise_table(rows, names), said
     if number == 6:
-        return compare(6, {title: {"accuracy": [100 * r["test"]["top1"] for r in rs]} for title, rs in rows.items()}, names=names, paper=own), said
+        df = compare(6, {title: {"accuracy": [100 * r["test"]["top1"] for r in rs]} for title, rs in rows.items()}, names=names, paper=own)
+        cacd = all(r["data"]["classes"] == CACD_CLASSES for rs in rows.values() for r in rs)
+        return df if cacd else df.drop(columns="difference"), said
     return imagenet_table(number, rows, *costs, names), said
 
 
