@@ -109,7 +109,7 @@ def curves(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/lib/plots.ipynb #beae4068
+# %% ../nbs/lib/plots.ipynb #764c5dd1
 def confusion(
     record: dict,  # of a run
 ) -> np.ndarray:  # (C, C), counts: true class by answer
@@ -126,9 +126,9 @@ def confusions(
     counts = {name: sum(confusion(r) for r in records) for name, records in rows.items()}
     errors = {name: c - np.diag(np.diag(c)) for name, c in counts.items()}
     top = max(1, *(c.max() for c in errors.values()))
-    columns = min(3, len(rows))
-    lines = -(-len(rows) // columns)
-    fig, axes = plt.subplots(lines, columns, figsize=(10, 10 / columns * lines), squeeze=False, layout="constrained")
+    lines = -(-len(rows) // 3)
+    columns = -(-len(rows) // lines)
+    fig, axes = plt.subplots(lines, columns, figsize=(10, min(10 / columns, 4) * lines), squeeze=False, layout="constrained")
     for a in axes.flat[len(rows) :]:
         a.axis("off")
     for a, (name, c) in zip(axes.flat, errors.items()):
