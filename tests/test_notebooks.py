@@ -100,9 +100,9 @@ def test_imagenet_tables_on_a_folder(people, tmp_path):
 
 def test_noise_on_a_folder(people, tmp_path):
     """Of both kinds of run; without noise every answer is the run's, and the second time nothing is tested again."""
-    shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", seeds="0,1")
-    for kind in ("faces", "photos"):
-        done = run_notebook("06_noise", tmp_path / f"{kind}.ipynb", tmp_path, kind=kind, variances="[0, 0.02, 0.1]", **shared)
+    shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures")
+    for kind, seeds in (("faces", "0,1"), ("photos", "1")):
+        done = run_notebook("06_noise", tmp_path / f"{kind}.ipynb", tmp_path, kind=kind, seeds=seeds, variances="[0, 0.02, 0.1]", **shared)
         assert done.returncode == 0, done.stderr[-2000:]
         assert re.search(r"V = 0: 0 of \d\d+ answers differ", text(tmp_path / f"{kind}.ipynb"))
     assert "trained " not in text(tmp_path / "photos.ipynb")  # the smoke profiles are the same but for the demo set
@@ -118,18 +118,18 @@ def test_noise_on_a_folder(people, tmp_path):
 
 def test_ablations_on_a_folder(people, tmp_path):
     """Chosen parts only, then a sweep that finds what they have trained."""
-    shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", seeds="0,1")
+    shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures")
     done = run_notebook("07_ablations", tmp_path / "a.ipynb", tmp_path, parts="table3,table4", **shared)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = tmp_path / "figures/smoke"
     for number, rows in ((3, ["cA", "I_R", "I_L", "I_L + I_H"]), (4, ["w/o FT", "w/ FT"])):
         table = pd.read_csv(figures / f"table{number}-people-resnet18.csv", index_col=0, dtype=str)
-        assert [i.split(",")[0] for i in table.index] == rows and table["top-1 error (%), measured"].str.contains("±").all()
+        assert [i.split(",")[0] for i in table.index] == rows and table["top-1 error (%), measured"].ne("–").all()
     assert not list(figures.glob("lambda-*"))
     done = run_notebook("07_ablations", tmp_path / "b.ipynb", tmp_path, parts="lambda,gamma", lambdas="[0, 1]", gammas="[0.001, 0.5]", **shared)
     assert done.returncode == 0, done.stderr[-2000:]
-    trained = re.findall(r"^trained (.*): ", text(tmp_path / "b.ipynb"), re.MULTILINE)
-    assert len(trained) == 4 and sum("stage2" in t for t in trained) == 2 and sum("stage3" in t for t in trained) == 2  # λ = 0 and γ = 0.5
+    trained = re.findall(r"trained wae-resnet18-(\S+)-seed0", text(tmp_path / "b.ipynb"))
+    assert sorted(trained) == ["stage2", "stage3"]  # λ = 0 and γ = 0.5; stage 1 of λ = 0 comes with it
     assert {p.name.split("-")[0] for p in figures.glob("*-people-resnet18.md")} == {"table3", "table4", "lambda", "gamma"}
 
 
