@@ -338,7 +338,7 @@ def test_noise(
     kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
     return record | kept
 
-# %% ../nbs/lib/runs.ipynb #21e372f9
+# %% ../nbs/lib/runs.ipynb #21fdb4ad
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -490,6 +490,8 @@ class Experiment:
         workers: int = 0,  # loading processes
         kind: str = "faces",  # what the pictures show: "faces" or "photos"
     ):
+        if kind not in PROFILES:
+            raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(PROFILES)}")
         if profile not in PROFILES[kind]:
             raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES[kind])}")
         check_backbone(backbone)
