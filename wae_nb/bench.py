@@ -198,7 +198,7 @@ STEPS: dict[str, Callable[[DecomposedClassifier], nn.Module]] = {
     "packed, or recorded as a graph": fuse,
 }
 
-# %% ../nbs/lib/bench.ipynb #c47b79c4
+# %% ../nbs/lib/bench.ipynb #50f3e83a
 RECORD_FORMAT = 1
 
 
@@ -212,8 +212,9 @@ def read_timing(
             raise ValueError(f"format {record['format']}, name {record['name']!r}")
     except (ValueError, KeyError, TypeError) as e:
         raise RecordError(f"{path} is not a timing record ({type(e).__name__}: {e}); remove it, or restore it from git") from None
-    if record.pop("digest", None) != digest(record):
-        raise RecordError(f"{path} was changed after it was written: its digest does not fit; remove it, or restore it from git")
+    if (said := record.pop("digest", None)) != digest(record):
+        why = "was changed after it was written: its digest does not fit" if said else "has no digest"
+        raise RecordError(f"{path} {why}; remove it, or restore it from git")
     return record
 
 

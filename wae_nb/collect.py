@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Source', 'read_all', 'sources', 'expected', 'Report', 'page']
 
-# %% ../nbs/lib/collect.ipynb #92cc2212
+# %% ../nbs/lib/collect.ipynb #4a81ff28
 import json
 import os
 import re
+import shlex
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from .paper import TABLES
 from .report import BACKBONE, CACD_CLASSES, IMAGENET, ROWS, comparisons, make_table, names_for, quoted_timing, variances
 from .runs import PROFILES, RecordError, RunSpec, _precision, project_root, read_record, save_output
 
-# %% ../nbs/lib/collect.ipynb #bb7bd325
+# %% ../nbs/lib/collect.ipynb #e0f73228
 _REAL = {"photos": "ImageNet", "faces": "CACD"}
 _PREPARE = {"photos": "python data_prep/imagenet.py ILSVRC2012/ imagenet256/", "faces": "python data_prep/cacd.py CACD2000/ cacd/"}
 _NOTEBOOK = {1: "02_imagenet_vgg16", 2: "02_imagenet_vgg16", 3: "07_ablations", 4: "07_ablations", 5: "03_imagenet_resnet50", 6: "05_cacd", 7: "06_noise"}
@@ -105,7 +106,7 @@ class Source:
             "parts": f"table{number}" if number in (3, 4) else "",
             "mixed_precision": "".join(precisions - {"no"}) if len(precisions) == 1 else "",
         }
-        run = " ".join([f"papermill nbs/{_NOTEBOOK[number]}.ipynb out.ipynb", *(f"-p {k} {v}" for k, v in given.items() if v)])
+        run = " ".join([f"papermill nbs/{_NOTEBOOK[number]}.ipynb out.ipynb", *(f"-p {k} {shlex.quote(v)}" for k, v in given.items() if v)])
         return f"{_PREPARE[self.kind]} && {run}" if real else run
 
     def missing(
@@ -116,7 +117,8 @@ class Source:
         found, names = self.rows(number), names_for(number, self.backbone)
         if number == 7:
             lines = sorted({*variances(found), *(key.removeprefix("V=") for key in TABLES[7].rows)}, key=float)
-            cells = {(title, f"V={v}", f"{names.get(title, title)} (%)"): any(v in r["test"] for r in found.get(title, [])) for v in lines for title in ROWS[7]}
+            done = {(title, v) for title, rs in found.items() for v in lines if all(v in r["test"] for r in rs)}
+            cells = {(title, f"V={v}", f"{names.get(title, title)} (%)"): (title, v) in done for v in lines for title in ROWS[7]}
         else:
             rows = TABLES[number].rows if self.backbone == BACKBONE[number] else ROWS[number]
             columns = ["accuracy (%)"] if number == 6 else ["top-1 error (%)", "top-5 error (%)"]
@@ -126,7 +128,7 @@ class Source:
         same = dict(table=f"Table {number}", data=self.data["name"], backbone=self.backbone)
         return sum(cells.values()), [same | {"row": r, "column": c, "filled by": command if t in ROWS[number] else _UNTRAINED} for t, r, c in lacking]
 
-# %% ../nbs/lib/collect.ipynb #78a19176
+# %% ../nbs/lib/collect.ipynb #34267f0a
 def read_all(
     paths: list[Path],
     read: Callable[[Path], dict],  # raises `RecordError`
@@ -136,7 +138,7 @@ def read_all(
     for path in paths:
         try:
             record = read(path)
-            records[record["name"]] = record
+            records.setdefault(record["name"], record)
         except RecordError as e:
             refused.append(str(e))
     return records, refused
@@ -182,7 +184,7 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #c8d37d75
+# %% ../nbs/lib/collect.ipynb #8caadcbc
 FIGURES = {  # number → notebook, what it shows, what to look at
     1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
@@ -272,7 +274,7 @@ class Report:
     def status(self) -> str:  # Markdown
         "How many records there are, which files are refused and why, and which tables are left as they are."
         used = {r["name"] for s in self.sources for n in s.tables for rs in s.rows(n).values() for r in rs}
-        said = f"{len(self.records)} records in {self.folder / 'records'}, {len(used)} of them in a table; the others are of stage 1 or of sweeps.\n\n"
+        said = f"{len(self.records)} records in {self.folder / 'records'}, {len(used)} of them in a table; the others are of other stages and of sweeps.\n\n"
         if self.refused:
             said += f"**{len(self.refused)} refused; their cells stay dashes:**\n\n{_bullets(self.refused)}\n\n"
         if self.stale:

@@ -161,7 +161,7 @@ def crop(
         out = images[torch.arange(len(images), device=images.device)[:, None, None], rows[:, :, None], cols[:, None, :]].float()
     return out.permute(0, 3, 1, 2).div_(255)
 
-# %% ../nbs/lib/data.ipynb #63c49862
+# %% ../nbs/lib/data.ipynb #ac6d0716
 def add_noise(
     images: Tensor,  # (B, C, H, W), pixels in [0, 1]
     variance: float,  # V, ≥ 0; 0 leaves the images as they are
@@ -169,7 +169,9 @@ def add_noise(
     seed: int = 0,  # another seed, other noise; another V, the same noise scaled
     clip: bool = True,  # back to [0, 1], as a camera or a file would
 ) -> Tensor:  # the same shape
-    "Gaussian noise of mean zero and variance V (the paper's *Noisy image classification*)."
+    "Gaussian noise of mean zero and variance V (the paper's *Noisy image classification*). Raises `ValueError` for a V below 0."
+    if not 0 <= variance < math.inf:
+        raise ValueError(f"variance={variance!r}: use a number of at least 0")
     if not variance:
         return images
     noise = [torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(stream_seed("noise", seed, i))) for i in index.tolist()]

@@ -7,10 +7,12 @@ __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PR
            'commit', 'RecordError', 'digest', 'read_record', 'Run', 'get_or_train', 'test_noise', 'Profile', 'numbers',
            'choose', 'check_parameters', 'save_output', 'caption', 'Experiment']
 
-# %% ../nbs/lib/runs.ipynb #ebe5671b
+# %% ../nbs/lib/runs.ipynb #10919a34
 import ast
+import copy
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -193,7 +195,7 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../nbs/lib/runs.ipynb #d8d1005a
+# %% ../nbs/lib/runs.ipynb #cd08268a
 def _network(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
@@ -209,12 +211,12 @@ def _finished(spec: RunSpec, runs_dir: Path) -> Run | None:
         return None
     try:
         record = json.loads(path.read_text())
-        same = record["decisive"] == json.loads(json.dumps(spec.decisive()))
+        same, said = record["decisive"] == json.loads(json.dumps(spec.decisive())), record["digest"]
     except (ValueError, KeyError, TypeError) as e:
         raise RecordError(f"{path} is not a run's record ({type(e).__name__}: {e}); remove its folder to run it again") from None
     if not same:
         raise RecordError(f"{path} records another run than its folder's name says; remove the folder to run it again")
-    if record.get("digest", digest(record)) != digest(record):
+    if said != digest(record):
         raise RecordError(f"{path} was changed after it was written: its digest does not fit; remove the folder to run it again")
     return Run(folder, spec, record)
 
@@ -306,39 +308,39 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
     for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
-# %% ../nbs/lib/runs.ipynb #f86f04ed
+# %% ../nbs/lib/runs.ipynb #877b973d
 def test_noise(
     run: Run,  # with a classifier
     data: Dataset,  # that it was trained on
     variances: list[float],  # V, each ≥ 0, of pixels in [0, 1]
     engine: Engine | None = None,  # where; by default on a GPU if there is one
-) -> dict:  # a record: for each V, as text, the metrics under "test" and the answers under "answers"
-    "Test a run on noisy images (the paper's Table 7), going on where it was cut off. Raises `ValueError` for other data, a V below 0, or stage 1."
+) -> dict:  # a record: for each V tested so far, as text, the metrics under "test" and the answers under "answers"
+    "Test a run on noisy images (the paper's Table 7), going on where it was cut off. Raises `ValueError` for other data, V below 0 or stage 1, `RecordError`."
     if run.spec.data != data.checksum:
         raise ValueError(f"{run.spec.name} was trained on the data {run.spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…")
     if run.spec.stage == STAGE_1:
         raise ValueError(f"{run.spec.name} has no classifier; test a run of another stage")
-    if wrong := [v for v in variances if not v >= 0]:
-        raise ValueError(f"variance={wrong[0]!r}: use a number of at least 0")
     engine = engine or Engine(mixed_precision=_precision(run.record))
     name = f"{run.record['name']}-noise"
     path, wanted = run.folder / f"{name}.json", {f"{v:g}": v for v in variances}
-    same = {k: run.record[k] for k in ("decisive", "recipe", "seed", "data", "labels")}
-    record = read_record(path) if path.exists() else dict(name=name, **same, test={}, answers={})
+    same = dict(of=run.record["digest"], machine=machine(engine.accelerator))  # the weights that were tested, and where
+    record = read_record(path) if path.exists() else {}
+    if any(record.get(k) != v for k, v in same.items()):
+        record = dict(name=name, **same, **{k: run.record[k] for k in ("decisive", "recipe", "seed", "data", "labels")}, test={}, answers={})
     todo = {key: v for key, v in wanted.items() if key not in record["test"]}
     if todo:
         stage = run.spec.stage_recipe()
-        task = ClassifyTask(run.model, run.spec.recipe, stage).to(engine.accelerator.device)
+        task = ClassifyTask(copy.deepcopy(run.model), run.spec.recipe, stage).to(engine.accelerator.device)
         for key, v in todo.items():
             test, each = evaluate(task, data, "test", run.spec.image_size, engine, variance=v, seed=run.spec.seed)
             record["test"][key], record["answers"][key] = test, each["answer"].tolist()
-            record |= dict(code=commit(), machine=machine(engine.accelerator), finished=datetime.now(UTC).isoformat(timespec="seconds"))
+            record |= dict(code=commit(), finished=datetime.now(UTC).isoformat(timespec="seconds"))
+            record["digest"] = digest(record)
             if engine.accelerator.is_main_process:
-                _write_json(path, record | dict(digest=digest(record)))
-    kept = {k: {key: record[k][key] for key in wanted} for k in ("test", "answers")}
-    return record | kept
+                _write_json(path, record)
+    return record
 
-# %% ../nbs/lib/runs.ipynb #21fdb4ad
+# %% ../nbs/lib/runs.ipynb #822cfef5
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -382,8 +384,9 @@ def numbers(
     values: list | float | str,  # several, one, or several as papermill's -p hands them over: "0,1,2" or "[0, 1, 2]"
     what: str,  # the parameter's name
     kind: type = float,  # float or int
+    least: float = -math.inf,  # none may be below it
 ) -> list:
-    "The numbers of a parameter. Raises `ValueError` for what is none, for none at all, and for one given twice."
+    "The numbers of a parameter. Raises `ValueError` for what is none, for none at all, for one given twice, and for one that is too small."
     each = values.strip("[]").split(",") if isinstance(values, str) else values if isinstance(values, (list, tuple)) else [values]
     try:
         each = [kind(v) for v in each]
@@ -392,6 +395,8 @@ def numbers(
         raise ValueError(f"{what}={values!r}: use {whole}numbers, for instance [0, 1, 2] or '0,1,2'") from None
     if not each or len(set(each)) < len(each):
         raise ValueError(f"{what}={values!r}: give at least one, and none twice")
+    if small := [v for v in each if not v >= least]:
+        raise ValueError(f"{what}={values!r}: {small[0]!r} is below {least:g}")
     return each
 
 
@@ -427,9 +432,9 @@ def check_parameters(
 def save_output(
     folder: Path,  # made if it is not there
     name: str,  # of the files, without an ending
-    what,  # a `DataFrame` (csv, md, tex, and json with its records) or a matplotlib `Figure` (png and svg)
+    what,  # a `DataFrame` (csv, md, tex) or a matplotlib `Figure` (png and svg)
     caption: str = "",  # stands under a table
-    records: dict[str, list[str]] | None = None,  # of a table: the names of the records that each row comes from
+    records: dict[str, list[str]] | None = None,  # the names of the records that each row or line comes from, kept as json
 ) -> Path:  # of the md or png file
     "Write a table or figure."
 
@@ -437,6 +442,8 @@ def save_output(
         return folder / f"{name}.{end}"
 
     folder.mkdir(parents=True, exist_ok=True)
+    if records is not None:
+        _write_json(file("json"), records)
     if hasattr(what, "savefig"):
         from matplotlib import pyplot as plt
 
@@ -445,8 +452,6 @@ def save_output(
             what.savefig(file("svg"), metadata={"Date": None})
         return file("png")
     what.to_csv(file("csv"))
-    if records is not None:
-        _write_json(file("json"), records)
     file("tex").write_text(what.to_latex(caption=caption or None, escape=True), encoding="utf-8")
     file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"), encoding="utf-8")
     return file("md")
@@ -534,18 +539,19 @@ class Experiment:
         self,
         runs: list[Run],  # of `runs`
         variances: list[float],  # V, each ≥ 0, of pixels in [0, 1]
-    ) -> list[dict]:  # records of `test_noise`, in the same order
+    ) -> list[dict]:  # records of `test_noise` with these V, in the same order
         "Runs tested with noise, now where they were not; prints a line for each, and copies its record to the figures."
         out = []
         for run in runs:
-            out.append(test_noise(run, self.data, variances, Engine(self.engine.device, _precision(run.record), workers=self.engine.workers)))
+            record = test_noise(run, self.data, variances, Engine(self.engine.device, _precision(run.record), workers=self.engine.workers))
+            out.append(record | {k: {f"{v:g}": record[k][f"{v:g}"] for v in variances} for k in ("test", "answers")})
             print(f"{run.record['name']}: " + ", ".join(f"V={v} {100 * t['top1']:.1f} %" for v, t in out[-1]["test"].items()))
             if self.engine.accelerator.is_main_process:
-                self._copy({k: v for k, v in out[-1].items() if k != "digest"})
+                self._copy(record)
         return out
 
     def _copy(self, record: dict) -> None:
-        _write_json(self.figures_dir / "records" / f"{record['name']}.json", record | dict(digest=digest(record)))
+        _write_json(self.figures_dir / "records" / f"{record['name']}.json", record)
 
     def caption(
         self,
@@ -557,9 +563,9 @@ class Experiment:
     def save(
         self,
         name: str,  # of the file, without an ending
-        what,  # a `DataFrame` (csv, md, tex, and json with its runs) or a matplotlib `Figure` (png and svg)
+        what,  # a `DataFrame` (csv, md, tex) or a matplotlib `Figure` (png and svg)
         caption: str = "",  # stands under a table
-        rows: dict[str, list[Run | dict]] | None = None,  # of a table: the runs or records that each row comes from
+        rows: dict[str, list[Run | dict]] | None = None,  # the runs or records that each row or line comes from, kept as json
     ) -> Path:  # of the md or png file
         "Write a table or figure into the figures of the profile, named after the data and the backbone."
         runs = {row: [getattr(r, "record", r)["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
