@@ -82,7 +82,7 @@ def load(
         raise DataError(f"data_root={str(root)!r}: no class has an image to spare for validation; give at least one class three or more")
     return data
 
-# %% ../nbs/lib/data.ipynb #ebdda9d1
+# %% ../nbs/lib/data.ipynb #e96cf0c4
 def stream_seed(
     *parts: int | str,  # whatever the stream should depend on
 ) -> int:  # in [0, 2^63)
@@ -118,14 +118,16 @@ def loader(
     split: str,  # "train" (shuffled), "val" or "test" (in order)
     batch_size: int,  # images
     workers: int = 0,  # loading processes; 0 loads in this one
+    images: int | None = None,  # that a shuffled loader draws of the split, ≥ 1; None for all
 ) -> torch.utils.data.DataLoader:  # of (images (B, S, S, 3) uint8, labels (B,), positions in the split (B,))
     "Batches of one split. A shuffled loader draws its order from `loader.sampler.generator`, which the caller seeds each epoch."
     part = Split(data, split)
     train = split == "train"
     kw = dict(num_workers=workers, collate_fn=_as_is, pin_memory=torch.cuda.is_available(), persistent_workers=train and workers > 0)
-    sampler = torch.utils.data.RandomSampler(part, generator=torch.Generator()) if train else None
+    drawn = min(images or len(part), len(part))
+    sampler = torch.utils.data.RandomSampler(part, num_samples=drawn, generator=torch.Generator()) if train else None
     # a last batch of one image would leave a batch norm without a variance
-    return torch.utils.data.DataLoader(part, batch_size, sampler=sampler, drop_last=train and len(part) > batch_size, **kw)
+    return torch.utils.data.DataLoader(part, batch_size, sampler=sampler, drop_last=train and drawn > batch_size, **kw)
 
 
 def crop_offsets(

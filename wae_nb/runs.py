@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PR
            'commit', 'RecordError', 'digest', 'read_record', 'Run', 'get_or_train', 'test_noise', 'Profile', 'numbers',
            'choose', 'check_parameters', 'save_output', 'caption', 'Experiment']
 
-# %% ../nbs/lib/runs.ipynb #10919a34
+# %% ../nbs/lib/runs.ipynb #7c7e8798
 import ast
 import copy
 import hashlib
@@ -15,37 +15,50 @@ import json
 import math
 import shutil
 import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from .backbones import check_backbone
 from .classifier import IMAGENET_MEAN, METHODS, build, check_image_size, check_method
-from .data import load
+from .data import crop, load, stream_seed
 from .packed import Dataset, lock
+from .pruning import PRUNERS, STRUCTURES, THINET, check_keep, check_rule, check_torch_pruning
+from .pruning import fit_shapes, layer_widths, places, prune_taylor, prune_thinet, thinet
 from .timing import hardware, macs
 from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAETask, evaluate, fit, paper_recipe, short_recipe
 from .training import _save, _write_json, _write_metrics
 from .wae import WAE
 
-# %% ../nbs/lib/runs.ipynb #4f7cf3d5
+# %% ../nbs/lib/runs.ipynb #e1c2ed71
 FORMAT = 1  # of the runs; a change in what a spec means makes it a new one
 PLAIN, STAGE_1, STAGE_2, STAGE_3 = 0, 1, 2, 3
 LAST_STAGE = {"I_L": STAGE_2, "wae": STAGE_3}
+
+
+def _plain_data(recipe) -> dict:
+    "A recipe as it goes into a name: what was added to recipes later stands there only where it is used."
+    out = asdict(recipe)
+    for part in [out, *(v for v in out.values() if isinstance(v, dict))]:
+        if part.get("images", 0) is None:
+            del part["images"]
+    return out
 
 
 @dataclass(frozen=True)
 class RunSpec:
     "One row of a table with one seed, up to one stage."
 
-    method: str  # as in `METHODS`
+    method: str  # as in `METHODS`, `PRUNERS` or `STRUCTURES`
     backbone: str  # as in `backbone_names()`; "" in stage 1, which has none
     data: str  # the data set's checksum
     recipe: Recipe
@@ -53,10 +66,16 @@ class RunSpec:
     stage: int | None = None  # 0 plain, 1 to 3 as in the paper; None for the method's last
     image_size: int = 224  # of the crops, pixels
     width: float = 1.0  # of the networks
+    keep: float = 1.0  # of a method of `PRUNERS`: the share that stays, of each layer's channels (thinet) or of the network's MACs (taylor)
 
     def __post_init__(self):
-        check_method(self.method)
+        if self.method not in (*PRUNERS, *STRUCTURES):
+            check_method(self.method)
         check_image_size(self.image_size)
+        check_keep(self.keep)
+        if self.keep != 1 and not self.pruned:
+            raise ValueError(f"keep={self.keep!r}: method {self.method!r} does not prune; use one of {', '.join(PRUNERS)}")
+        object.__setattr__(self, "keep", float(self.keep))
         last = LAST_STAGE.get(self.method, PLAIN)
         stage = last if self.stage is None else self.stage
         if stage not in ((PLAIN,) if last == PLAIN else range(STAGE_1, last + 1)):
@@ -68,19 +87,37 @@ class RunSpec:
             object.__setattr__(self, "width", 1.0)
         else:
             check_backbone(self.backbone)
+            check_rule(self.method, self.backbone)
+
+    @property
+    def pruned(self) -> bool:
+        "Whether it starts from a trained network and takes channels away."
+        return self.method in PRUNERS
+
+    @property
+    def title(self) -> str:
+        "What a reader calls it."
+        if self.pruned:
+            said = f"{PRUNERS[self.method]}, keep {self.keep:g}"
+        else:
+            said = THINET[STRUCTURES[self.method]] if self.method in STRUCTURES else METHODS[self.method].title
+        return said + (f" on {self.backbone}" if self.backbone else "") + (f", stage {self.stage}" if self.stage else "")
 
     @property
     def parent(self) -> "RunSpec | None":
         "The run that this one starts from."
+        if self.pruned:
+            return replace(self, method="plain", keep=1.0)
         return replace(self, stage=self.stage - 1) if self.stage > STAGE_1 else None
 
     def stage_recipe(self) -> StageRecipe:
         "How this run's weights move."
-        return {STAGE_1: self.recipe.wae, STAGE_3: self.recipe.finetune}.get(self.stage, self.recipe.classify)
+        usual = self.recipe.prune.end if self.pruned else self.recipe.classify
+        return {STAGE_1: self.recipe.wae, STAGE_3: self.recipe.finetune}.get(self.stage, usual)
 
     def decisive(self) -> dict:
         "All that decides the outcome, the parent's included, as plain data."
-        r, s = self.recipe, asdict(self.stage_recipe())
+        r, s = self.recipe, _plain_data(self.stage_recipe())
         out = dict(format=FORMAT, method=self.method, stage=self.stage, data=self.data, image_size=self.image_size, seed=self.seed, stage_recipe=s)
         if self.stage in (STAGE_1, STAGE_3):
             out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale)
@@ -89,6 +126,8 @@ class RunSpec:
             out |= {} if r.sub_norm else dict(sub_norm=False)  # the usual case is as it was before there was a choice
         if self.stage == STAGE_3:
             out |= dict(gamma=r.gamma)
+        if self.pruned:
+            out |= dict(keep=self.keep, prune=_plain_data(r.prune))
         if self.parent:
             out |= dict(parent=self.parent.decisive())
         return out
@@ -97,10 +136,10 @@ class RunSpec:
     def name(self) -> str:
         "The run's folder: readable, and different for every outcome."
         key = hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:10]
-        stage = f"stage{self.stage}" if self.stage else "plain-training"
+        stage = f"stage{self.stage}" if self.stage else f"keep{self.keep:g}" if self.pruned else "plain-training"
         return "-".join(filter(None, [self.method, self.backbone, stage, f"seed{self.seed}", key]))
 
-# %% ../nbs/lib/runs.ipynb #19c5727d
+# %% ../nbs/lib/runs.ipynb #ca64d43b
 def project_root() -> Path:
     "The folder of the checkout that this library runs from, or the working folder where it is installed elsewhere."
     import wae_nb
@@ -177,9 +216,8 @@ class Run:
     @cached_property
     def model(self) -> nn.Module:  # a `DecomposedClassifier`, or a `WAE` for stage 1; in evaluation mode
         "The network with the weights of its best epoch."
-        net = _network(self.spec, self.record["data"]["classes"])
-        net.load_state_dict(load_file(self.folder / "model.safetensors"))
-        return net.eval()
+        net, state = _network(self.spec, self.record["data"]["classes"]), load_file(self.folder / "model.safetensors")
+        return fit_shapes(net, state).eval()
 
     @property
     def wae(self) -> WAE:
@@ -195,12 +233,15 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../nbs/lib/runs.ipynb #cd08268a
+# %% ../nbs/lib/runs.ipynb #140d1902
 def _network(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
     r = spec.recipe
-    return build(spec.method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init)
+    if spec.method in STRUCTURES:
+        return thinet(STRUCTURES[spec.method], num_classes, spec.image_size, spec.width, r.init)
+    method = "plain" if spec.pruned else spec.method  # pruned networks take their shapes later
+    return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init)
 
 
 def _finished(spec: RunSpec, runs_dir: Path) -> Run | None:
@@ -228,6 +269,8 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     r, s = spec.recipe, spec.stage_recipe()
     if spec.stage == STAGE_1:
         return WAETask(net, torch.tensor(IMAGENET_MEAN).view(3, 1, 1), r)
+    if spec.pruned:
+        net.load_state_dict(_finished(spec.parent, runs_dir).model.state_dict())
     if spec.stage == PLAIN:
         return ClassifyTask(net, r, s)
     parent = _finished(spec.parent, runs_dir)
@@ -240,7 +283,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #70625c4d
+# %% ../nbs/lib/runs.ipynb #c280032b
 def get_or_train(
     spec: RunSpec,  # what to run
     data: Dataset,  # whose checksum the spec names
@@ -254,6 +297,8 @@ def get_or_train(
     if found := _finished(spec, runs_dir):
         return found
     engine = engine or Engine()
+    if spec.pruned:
+        check_torch_pruning()  # before the parent is trained
     if spec.parent:
         get_or_train(spec.parent, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
@@ -268,16 +313,70 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
     if engine.accelerator.is_main_process:
         _write_json(folder / "config.json", spec.decisive())
     task = _task(spec, data, runs_dir)
-    title = METHODS[spec.method].title + (f" on {spec.backbone}" if spec.backbone else "") + (f", stage {spec.stage}" if spec.stage else "")
-    result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, title, keep_start=spec.stage == STAGE_3)
+    parts = _prune(spec, task, data, engine, folder) if spec.pruned else None
+    keep_start = spec.pruned or spec.stage == STAGE_3
+    result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start)
     test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
     if engine.accelerator.is_main_process:
-        _finish(spec, task, data, folder, result, test, each, code, machine(engine.accelerator))
+        _finish(spec, task, data, folder, result, test, each, code, machine(engine.accelerator), parts)
     engine.accelerator.wait_for_everyone()
     return _finished(spec, runs_dir)
 
 
-def _finish(spec, task, data, folder, result, test, each, code, hardware) -> None:
+class _Batches(Sequence):
+    "Images that channels are chosen with, and their labels, read when they are asked for."
+
+    def __init__(self, spec: RunSpec, data: Dataset, seed: int, device: torch.device):
+        at = np.random.default_rng(seed).permutation(data.indices("train"))[: spec.recipe.prune.images]
+        self.parts = np.array_split(np.sort(at), -(-len(at) // 64))
+        self.data, self.size, self.device = data, spec.image_size, device
+
+    def __len__(self):
+        return len(self.parts)
+
+    def __getitem__(self, i):
+        images, labels = (torch.from_numpy(t).to(self.device) for t in (self.data.read(self.parts[i]), self.data.labels[self.parts[i]]))
+        return crop(images, self.size), labels
+
+
+def _prune(spec: RunSpec, task: ClassifyTask, data: Dataset, engine: Engine, folder: Path) -> list[dict]:
+    "Prune a network and train it in between, part after part, going on where it was cut off; what each part left."
+    net, r, size = task.model, spec.recipe.prune, spec.image_size
+    blocks, whole, path = places(net, spec.method), macs(net, size), folder / "part.safetensors"
+    parts = len(blocks) if spec.method == "thinet" else r.parts
+    progress = dict(done=[], pruned=False)
+
+    def keep_progress():
+        if engine.accelerator.is_main_process:  # in one file with the weights: both or neither
+            _save(net, path, progress=torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8))
+
+    if path.exists():
+        state = load_file(path)
+        progress = json.loads(bytes(state.pop("progress").tolist()))
+        fit_shapes(net, state)
+    while (part := len(progress["done"])) < parts:
+        seed, tuning = stream_seed("prune", spec.seed, part), folder / f"part-{part:02d}"
+        if not progress["pruned"]:
+            began, batches = time.perf_counter(), _Batches(spec, data, seed, engine.accelerator.device)
+            net.to(engine.accelerator.device)
+            if spec.method == "thinet":
+                prune_thinet(net, blocks[part], spec.keep, batches, r.rows, seed)
+            elif spec.keep < 1:
+                prune_taylor(net, blocks, whole * spec.keep ** ((part + 1) / parts), batches)
+            progress["pruned"] = time.perf_counter() - began
+            keep_progress()
+        result = fit(task, data, r.between, size, tuning, seed, engine, f"{spec.title}, part {part + 1} of {parts}")
+        seconds = round(progress["pruned"] + result["seconds"], 1)
+        progress["done"].append(dict(macs=macs(net, size), val_top1=result["best"]["val_top1"], seconds=seconds))
+        progress["pruned"] = False
+        keep_progress()
+        engine.accelerator.wait_for_everyone()
+        if engine.accelerator.is_main_process:
+            shutil.rmtree(tuning)
+    return progress["done"]
+
+
+def _finish(spec, task, data, folder, result, test, each, code, hardware, parts) -> None:
     net = task.wae if spec.stage == STAGE_1 else task.model
     _save(net, folder / "model.safetensors")
     if spec.stage == STAGE_3:
@@ -296,7 +395,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
         epochs=result["epochs"],
         parameters=sum(p.numel() for p in network.parameters()),
         macs=macs(network, spec.image_size),
-        seconds=round(result["seconds"], 1),
+        seconds=round(result["seconds"] + sum(p["seconds"] for p in parts or ()), 1),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         code=code,
         machine=hardware,
@@ -304,8 +403,10 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware) -> Non
         answers=each["answer"].tolist() if "answer" in each else None,
         labels=each["label"].tolist() if "label" in each else None,
     )
+    if parts is not None:
+        record |= dict(parts=parts, widths=layer_widths(net))
     _write_json(folder / "record.json", record | dict(digest=digest(record)))
-    for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors")]:
+    for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors"), *folder.glob("part*")]:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 # %% ../nbs/lib/runs.ipynb #877b973d
@@ -340,7 +441,7 @@ def test_noise(
                 _write_json(path, record)
     return record
 
-# %% ../nbs/lib/runs.ipynb #822cfef5
+# %% ../nbs/lib/runs.ipynb #ee2a18a4
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -510,13 +611,14 @@ class Experiment:
 
     def specs(
         self,
-        method: str,  # as in `METHODS`
+        method: str,  # as in `METHODS`, `PRUNERS` or `STRUCTURES`
         stage: int | None = None,  # None for the method's last
+        keep: float = 1.0,  # of a method of `PRUNERS`
         **changes,  # of the recipe, for instance lam=10: a row of a sweep
     ) -> list[RunSpec]:  # one for each seed
         "A row of a table."
         recipe = replace(self.recipe, **changes)
-        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width)
+        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep)
         return [RunSpec(method, self.backbone, self.data.checksum, recipe, seed, **shared) for seed in self.seeds]
 
     def runs(
