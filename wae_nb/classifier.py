@@ -6,7 +6,8 @@
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier', 'Method',
            'check_method', 'check_num_classes', 'check_image_size', 'Scale', 'build', 'feature_shape']
 
-# %% ../nbs/lib/classifier.ipynb #0955fc85
+# %% ../nbs/lib/classifier.ipynb #1512c905
+import math
 from typing import NamedTuple
 
 import torch
@@ -90,24 +91,25 @@ class DecomposedClassifier(nn.Module):
             raise ValueError(f"image of {x.shape[-2]}×{x.shape[-1]} pixels: the fully connected heads were built for image_size={self.image_size}")
         return self.classify(self.decompose(x))
 
-# %% ../nbs/lib/classifier.ipynb #aff8ffbe
+# %% ../nbs/lib/classifier.ipynb #33366954
 class Method(NamedTuple):
     "How a row of the tables splits the image."
     title: str  # as in the paper's tables
     decomposer: type | None  # called without arguments makes the decomposer
-    halves: bool  # whether `low` is half the image's size
+    scale: float  # the size of `low` in that of the image
     high_channels: int = 0  # of `high`; 0 for one stream
     own_scale: bool = True  # whether the sub-images need normalising by statistics of their own
 
 
 METHODS = {
-    "plain": Method("standard network", Identity, False, own_scale=False),
-    "half": Method("standard network, half resolution (I_R)", Resize, True, own_scale=False),
-    "cA": Method("cA", lambda: DWT(details=False), True),
-    "wavelet": Method("Wavelet+CNN", DWT, True, 9),
-    "decomposition": Method("Decomposition+CNN", Encoder, True, 3),
-    "I_L": Method("I_L", lambda: LowOnly(Encoder()), True),
-    "wae": Method("Ours", Encoder, True, 3),
+    "plain": Method("standard network", Identity, 1, own_scale=False),
+    "half": Method("standard network, half resolution (I_R)", Resize, 0.5, own_scale=False),
+    "three-quarters": Method("standard network, three quarters of the resolution", lambda: Resize(0.75), 0.75, own_scale=False),
+    "cA": Method("cA", lambda: DWT(details=False), 0.5),
+    "wavelet": Method("Wavelet+CNN", DWT, 0.5, 9),
+    "decomposition": Method("Decomposition+CNN", Encoder, 0.5, 3),
+    "I_L": Method("I_L", lambda: LowOnly(Encoder()), 0.5),
+    "wae": Method("Ours", Encoder, 0.5, 3),
 }
 
 
@@ -137,7 +139,7 @@ def check_image_size(
     if not isinstance(image_size, int) or image_size < MIN_IMAGE_SIZE:
         raise ValueError(f"image_size={image_size!r}: the networks halve a sub-image five times; use a whole number of at least {MIN_IMAGE_SIZE} pixels")
 
-# %% ../nbs/lib/classifier.ipynb #0d59513a
+# %% ../nbs/lib/classifier.ipynb #32ec473b
 class Scale(nn.Module):
     "Divide by a fixed standard deviation."
 
@@ -175,7 +177,7 @@ def build(
     if not width > 0:
         raise ValueError(f"width={width!r}: use a number above 0, for instance 1 or 0.25")
     m = METHODS[method]
-    size = -(-image_size // 2) if m.halves else image_size
+    size = math.ceil(image_size * m.scale)
 
     low_net = features(backbone)
     if width != 1:

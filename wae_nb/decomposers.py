@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .wae import Decomposition, Encoder
 
-# %% ../nbs/lib/decomposers.ipynb #5c3b98aa
+# %% ../nbs/lib/decomposers.ipynb #9b1c75d6
 class Identity(nn.Module):
     "The image itself as `low`, no `high`."
 
@@ -27,14 +27,21 @@ class Identity(nn.Module):
 
 
 class Resize(nn.Module):
-    "The image at half its size, bilinear with antialiasing; no `high` (the paper's I_R)."
+    "The image at a part of its size, bilinear with antialiasing; no `high`. At half of it, the paper's I_R."
+
+    def __init__(
+        self,
+        scale: float = 0.5,  # of each side, in (0, 1]; odd sizes are rounded up
+    ):
+        super().__init__()
+        self.scale = scale
 
     def forward(
         self,
         x: Tensor,  # image, (B, 3, H, W)
-    ) -> Decomposition:  # low is (B, 3, ceil(H/2), ceil(W/2))
-        "The image at half its size."
-        size = [math.ceil(n / 2) for n in x.shape[-2:]]
+    ) -> Decomposition:  # low is (B, 3, ceil(scale · H), ceil(scale · W))
+        "The smaller image."
+        size = [math.ceil(n * self.scale) for n in x.shape[-2:]]
         return Decomposition(F.interpolate(x, size, mode="bilinear", antialias=True))
 
 # %% ../nbs/lib/decomposers.ipynb #e75bb981
