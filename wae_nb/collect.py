@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'Source', 'read_all', 'sources', 'expected', 'Report', 'page']
 
-# %% ../nbs/lib/collect.ipynb #4a81ff28
+# %% ../nbs/lib/collect.ipynb #2db2506b
 import json
 import os
 import re
@@ -24,14 +24,15 @@ import pandas as pd
 from .bench import ROWS as TIMED
 from .bench import cost_table, read_timing
 from .paper import TABLES
-from .report import BACKBONE, CACD_CLASSES, IMAGENET, ROWS, comparisons, make_table, names_for, quoted_timing, variances
+from .report import BACKBONE, CACD_CLASSES, IMAGENET, ROWS, Row, comparisons, keys, make_table, names_for, quoted_timing, variances
+from .pruning import has_rule
 from .runs import PROFILES, RecordError, RunSpec, _precision, project_root, read_record, save_output
 
-# %% ../nbs/lib/collect.ipynb #e0f73228
+# %% ../nbs/lib/collect.ipynb #07a9b599
 _REAL = {"photos": "ImageNet", "faces": "CACD"}
 _PREPARE = {"photos": "python data_prep/imagenet.py ILSVRC2012/ imagenet256/", "faces": "python data_prep/cacd.py CACD2000/ cacd/"}
 _NOTEBOOK = {1: "02_imagenet_vgg16", 2: "02_imagenet_vgg16", 3: "07_ablations", 4: "07_ablations", 5: "03_imagenet_resnet50", 6: "05_cacd", 7: "06_noise"}
-_UNTRAINED, _UNTIMED = "no notebook trains this row yet", "nothing to time: no structure is published"
+_UNTIMED = "nothing to time at full size: which channels stay is known for trained networks alone"
 
 
 def _real_kind(data: dict) -> str | None:
@@ -58,16 +59,17 @@ class Source:
 
     def row(
         self,
-        method: str,  # as in `METHODS`
-        stage: int | None = None,  # None for the method's last
+        row: Row,  # of `ROWS`
         noise: bool = False,  # the tests with noise
-    ) -> list[dict]:  # one for each seed there is
+    ) -> list[dict]:  # one for each seed there is; none where the backbone has no such row
         "The records of a row."
+        if not has_rule(row.method, self.backbone):
+            return []
         size = PROFILES[self.kind][self.profile]
         names = []
         for seed in self.seeds:
             recipe = size.recipe(self.backbone, self.data["train"])
-            spec = RunSpec(method, self.backbone, self.data["checksum"], recipe, seed, stage, size.image_size, size.width)
+            spec = RunSpec(row.method, self.backbone, self.data["checksum"], recipe, seed, row.stage, size.image_size, size.width, row.keep)
             names.append(spec.name + ("-noise" if noise else ""))
         return [self.records[n] for n in names if n in self.records]
 
@@ -76,7 +78,7 @@ class Source:
         number: int,  # of the table, 1 to 7
     ) -> dict[str, list[dict]]:  # row → records; rows without any are left out
         "What fills a table."
-        found = {title: self.row(method, stage, number == 7) for title, (method, stage) in ROWS[number].items()}
+        found = {title: self.row(row, number == 7) for title, row in ROWS[number].items()}
         return {title: rs for title, rs in found.items() if rs}
 
     @cached_property
@@ -92,7 +94,7 @@ class Source:
         rows: list[str],  # of the table, those that are missing
     ) -> str:
         "What fills rows of a table."
-        methods = [ROWS[number][r][0] for r in ROWS[number] if r in rows]
+        wanted = [key for key, title in keys(number, self.backbone).items() if title in rows]
         real = self.data["name"] in _REAL.values()
         root = {"ImageNet": "imagenet256", "CACD": "cacd"}.get(self.data["name"], self.data["name"])
         precisions = {_precision(r) for r in self.records.values()}
@@ -102,7 +104,7 @@ class Source:
             "data_root": "" if root.startswith("demo-") else root,
             "backbone": "" if self.backbone == BACKBONE[number] else self.backbone,
             "seeds": "" if self.seeds in ([], [0]) else ",".join(str(s) for s in self.seeds),
-            "rows": ",".join(methods) if number in (1, 2, 5) and len(methods) < len(ROWS[number]) else "",
+            "rows": ",".join(wanted) if number in (1, 2, 5) and len(wanted) < len(ROWS[number]) else "",
             "parts": f"table{number}" if number in (3, 4) else "",
             "mixed_precision": "".join(precisions - {"no"}) if len(precisions) == 1 else "",
         }
@@ -120,13 +122,12 @@ class Source:
             done = {(title, v) for title, rs in found.items() for v in lines if all(v in r["test"] for r in rs)}
             cells = {(title, f"V={v}", f"{names.get(title, title)} (%)"): (title, v) in done for v in lines for title in ROWS[7]}
         else:
-            rows = TABLES[number].rows if self.backbone == BACKBONE[number] else ROWS[number]
             columns = ["accuracy (%)"] if number == 6 else ["top-1 error (%)", "top-5 error (%)"]
-            cells = {(title, names.get(title, title), c): title in found for title in rows for c in columns}
+            cells = {(title, names.get(title, title), c): title in found for title in keys(number, self.backbone).values() for c in columns}
         lacking = [cell for cell, there in cells.items() if not there]
         command = self.command(number, [title for title, *_ in lacking])
         same = dict(table=f"Table {number}", data=self.data["name"], backbone=self.backbone)
-        return sum(cells.values()), [same | {"row": r, "column": c, "filled by": command if t in ROWS[number] else _UNTRAINED} for t, r, c in lacking]
+        return sum(cells.values()), [same | {"row": r, "column": c, "filled by": command} for _, r, c in lacking]
 
 # %% ../nbs/lib/collect.ipynb #34267f0a
 def read_all(
@@ -184,7 +185,7 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #8caadcbc
+# %% ../nbs/lib/collect.ipynb #77512e49
 FIGURES = {  # number → notebook, what it shows, what to look at
     1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
@@ -192,6 +193,8 @@ FIGURES = {  # number → notebook, what it shows, what to look at
     4: ("01_decomposition", "Sub-images and the reconstruction", "whether the high sub-image holds edges and contours, and what the reconstruction loses"),
 }
 _BEYOND = {
+    "tradeoff": "Accuracy against measured speed-up",
+    "pruning": "What pruning does, part after part",
     "reconstruction": "How well the image comes back",
     "wavelet-like": "How like a wavelet the encoder is",
     "filters": "What the encoder responds to",
@@ -230,7 +233,7 @@ def _by_command(cells: list[dict]) -> str:
         for row, columns in rows.items():
             alike.setdefault(tuple(columns), []).append(row)
         what = "; ".join(f"{', '.join(columns)} of {', '.join(named)}" if columns != ("",) else ", ".join(named) for columns, named in alike.items())
-        by = by if by in (_UNTRAINED, _UNTIMED) else f"`{by}`"
+        by = by if by == _UNTIMED else f"`{by}`"
         said.append(f"**{data}{', ' + backbone if backbone else ''}**: {what}: {by}")
     return _bullets(said)
 
@@ -290,7 +293,7 @@ class Report:
         cells = {(r, c.removesuffix(", measured")): cells.loc[r, c] for r in cells.index for c in cells if c.endswith("measured")}
         same = dict(table=f"Table {number}", data="costs", backbone="")
         time = "papermill nbs/04_timing.ipynb out.ipynb"
-        timed = {*TIMED[BACKBONE[number]].values(), *ROWS[number]}
+        timed = {*TIMED[BACKBONE[number]].values(), next(iter(ROWS[number]))}
         by = {(r, c): _UNTIMED if r not in timed else f"{time} -p device cuda" if c.startswith("GPU") else time for r, c in cells}
         lacking = [same | {"row": r, "column": c, "filled by": by[r, c]} for (r, c), said in cells.items() if said == "–"]
         return len(cells) - len(lacking), lacking

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['IMAGENET', 'IMAGENET_CLASSES', 'CACD_CLASSES', 'ROWS', 'PAIRS', 'BACKBONE', 'errors', 'recorded_rows',
-           'timing_record', 'quoted_timing', 'told_of_costs', 'imagenet_table', 'noise_table', 'variances', 'names_for',
-           'make_table', 'comparisons']
+           'timing_record', 'quoted_timing', 'told_of_costs', 'imagenet_table', 'noise_table', 'variances', 'Row',
+           'keys', 'names_for', 'make_table', 'comparisons']
 
-# %% ../nbs/lib/report.ipynb #c91bac47
+# %% ../nbs/lib/report.ipynb #62041749
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .bench import cost_table, load_records
 from .paper import TABLES, _cell, _signed, accuracy_difference, compare, verdict
+from .pruning import has_rule
 from .runs import STAGE_2, caption, read_record
 
 # %% ../nbs/lib/report.ipynb #42999c05
@@ -122,24 +124,49 @@ def variances(
     "The variances that were tested."
     return sorted({v for rs in rows.values() for r in rs for v in r["test"]}, key=float)
 
-# %% ../nbs/lib/report.ipynb #5b1da497
-_WAE, _PLAIN, _HALF = ("wae", None), ("plain", None), ("half", None)  # method and stage; None for the method's last
-_COMPARATORS = {"Wavelet+CNN": ("wavelet", None), "Decomposition+CNN": ("decomposition", None), "Ours": _WAE}
-ROWS: dict[int, dict[str, tuple[str, int | None]]] = {  # table → row → method and stage
+# %% ../nbs/lib/report.ipynb #46949581
+class Row(NamedTuple):
+    "What is trained for a row of a table."
+
+    method: str  # as in `RunSpec`
+    stage: int | None = None  # None for the method's last
+    keep: float = 1.0  # of a pruned network
+    key: str = ""  # what a notebook's `rows` calls it, where that is not the method
+
+
+_WAE, _PLAIN, _HALF = Row("wae"), Row("plain"), Row("half")
+_COMPARATORS = {"Wavelet+CNN": Row("wavelet"), "Decomposition+CNN": Row("decomposition"), "Ours": _WAE}
+_PRUNED = {  # the budgets of Taylor's published points: 11.5 and 8.0 of 30.9 billion FLOPs
+    "Taylor-1": Row("taylor", keep=0.37, key="taylor-1"),
+    "Taylor-2": Row("taylor", keep=0.26, key="taylor-2"),
+    "ThiNet-Tiny": Row("thinet-tiny"),
+    "ThiNet-GAP": Row("thinet-gap"),
+}
+ROWS: dict[int, dict[str, Row]] = {  # table → row → what is trained
     1: {"VGG16 (224)": _PLAIN, "VGG16 (112)": _HALF, "Ours": _WAE},
-    2: {"VGG16-Net": _PLAIN} | _COMPARATORS,
-    3: {"cA": ("cA", None), "I_R": _HALF, "I_L": ("I_L", None), "I_L + I_H": _WAE},
-    4: {"w/o FT": ("wae", STAGE_2), "w/ FT": _WAE},
-    5: {"ResNet-50": _PLAIN, "Ours": _WAE},
+    2: {"VGG16-Net": _PLAIN} | _COMPARATORS | _PRUNED,
+    3: {"cA": Row("cA"), "I_R": _HALF, "I_L": Row("I_L"), "I_L + I_H": _WAE},
+    4: {"w/o FT": Row("wae", STAGE_2), "w/ FT": _WAE},
+    5: {"ResNet-50": _PLAIN, "ThiNet-30": Row("thinet", keep=0.3, key="thinet-30"), "Ours": _WAE},
     6: {"VGG16-Net": _PLAIN} | _COMPARATORS,
     7: {"VGG16-Net": _PLAIN, "VGG16 (112)": _HALF} | _COMPARATORS,
 }
+
+
+def keys(
+    number: int,  # 1 to 7
+    backbone: str,  # as in `backbone_names()`
+) -> dict[str, str]:  # what a notebook's `rows` calls it → row; without those that have no rule for the backbone
+    "The rows of a table that can be trained."
+    return {row.key or row.method: title for title, row in ROWS[number].items() if has_rule(row.method, backbone)}
+
+
 PAIRS: dict[int, list[tuple[str, str]]] = {  # table → rows that the paper compares
     1: [("Ours", "VGG16 (224)"), ("Ours", "VGG16 (112)")],
-    2: [("Ours", "VGG16-Net"), ("Ours", "Wavelet+CNN"), ("Ours", "Decomposition+CNN")],
+    2: [("Ours", title) for title in ("VGG16-Net", "Wavelet+CNN", "Decomposition+CNN", *_PRUNED)],
     3: [("I_L", "cA"), ("I_L", "I_R"), ("I_L + I_H", "I_L")],
     4: [("w/ FT", "w/o FT")],
-    5: [("Ours", "ResNet-50")],
+    5: [("Ours", "ResNet-50"), ("Ours", "ThiNet-30")],
     6: [("Ours", "VGG16-Net"), ("Ours", "Wavelet+CNN"), ("Ours", "Decomposition+CNN")],
     7: [("Ours", "VGG16-Net"), ("VGG16 (112)", "VGG16-Net"), ("Ours", "VGG16 (112)")],
 }
