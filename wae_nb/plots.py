@@ -188,7 +188,7 @@ def time_by_part(
         ax.legend(frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/lib/plots.ipynb #4be87b4a
+# %% ../nbs/lib/plots.ipynb #918aea0d
 KINDS = {"standard": COLOURS[6], "decomposition": COLOURS[0], "pruning": COLOURS[3], "quantisation": COLOURS[2], "resolution": COLOURS[4]}
 _BESIDE = [(9, 0), (0, 9), (0, -9), (-9, 0), *((x, y) for d in (6, 16, 26, 36) for x in (d, -d) for y in (d, -d))]  # where a text may stand, points
 
@@ -257,7 +257,8 @@ def tradeoff(
     ax.minorticks_off()
     ax.grid(alpha=0.3)
     ax.spines[["top", "right"]].set_visible(False)
-    fig.legend(frameon=False, fontsize=10, loc="outside upper center", ncols=6)
+    if ax.get_legend_handles_labels()[0]:
+        fig.legend(frameon=False, fontsize=10, loc="outside upper center", ncols=6)
     fig.draw_without_rendering()  # only now are places on the page known
 
     def boxes(points, radius):

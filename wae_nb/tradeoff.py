@@ -25,7 +25,7 @@ from .runs import STAGE_1, RecordError, Run, commit, digest, read_record
 from .timing import check_precision, hardware, settings, time_pairs
 from .training import Engine, _watch, _write_json, evaluate
 
-# %% ../nbs/lib/tradeoff.ipynb #f5beb4c8
+# %% ../nbs/lib/tradeoff.ipynb #3089b8ad
 def _found(run: Run, name: str, same: dict) -> dict | None:
     "The record of that name, if it was made from the same. Raises `RecordError` for one that was changed."
     path = run.folder / f"{name}.json"
@@ -80,7 +80,8 @@ def _timed(
         if record := _found(run, name, same | also):
             return record
         x = random_images(batch, run.spec.image_size, setting)
-        torch.compiler.reset()  # or it would give up after so many models
+        if setting.engine == "compile":
+            torch.compiler.reset()  # or it would give up after so many models
         calls = prepare(_network_on(baseline, setting), setting.engine, x), ready(x)
         pairs = time_pairs(*(partial(call, x) for call in calls), batch, device=setting.device, **effort)
     costs = {k: dict(run=run.record[k], baseline=baseline.record[k]) for k in ("macs", "parameters")}
