@@ -441,7 +441,7 @@ def test_noise(
                 _write_json(path, record)
     return record
 
-# %% ../nbs/lib/runs.ipynb #ee2a18a4
+# %% ../nbs/lib/runs.ipynb #83751bea
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -627,14 +627,12 @@ class Experiment:
     ) -> list[Run]:  # in the same order
         "The runs of a row, trained now where they are missing; prints a line for each, and copies its record to the figures."
         out = []
-        (self.figures_dir / "records").mkdir(parents=True, exist_ok=True)
         for spec in specs:
             how = "found" if _finished(spec, self.runs_dir) else "trained"
             run = get_or_train(spec, self.data, self.engine, self.runs_dir)
             out.append(run)
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")
-            if self.engine.accelerator.is_main_process:
-                self._copy(run.record)
+            self.keep(run.record)
         return out
 
     def noisy(
@@ -648,12 +646,17 @@ class Experiment:
             record = test_noise(run, self.data, variances, Engine(self.engine.device, _precision(run.record), workers=self.engine.workers))
             out.append(record | {k: {f"{v:g}": record[k][f"{v:g}"] for v in variances} for k in ("test", "answers")})
             print(f"{run.record['name']}: " + ", ".join(f"V={v} {100 * t['top1']:.1f} %" for v, t in out[-1]["test"].items()))
-            if self.engine.accelerator.is_main_process:
-                self._copy(record)
+            self.keep(record)
         return out
 
-    def _copy(self, record: dict) -> None:
-        _write_json(self.figures_dir / "records" / f"{record['name']}.json", record)
+    def keep(
+        self,
+        record: dict,  # of a run or of a test of it
+    ) -> None:
+        "Copy a record to the figures."
+        if self.engine.accelerator.is_main_process:
+            (self.figures_dir / "records").mkdir(parents=True, exist_ok=True)
+            _write_json(self.figures_dir / "records" / f"{record['name']}.json", record)
 
     def caption(
         self,
