@@ -185,7 +185,7 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #77512e49
+# %% ../nbs/lib/collect.ipynb #bcb30935
 FIGURES = {  # number → notebook, what it shows, what to look at
     1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
@@ -193,7 +193,8 @@ FIGURES = {  # number → notebook, what it shows, what to look at
     4: ("01_decomposition", "Sub-images and the reconstruction", "whether the high sub-image holds edges and contours, and what the reconstruction loses"),
 }
 _BEYOND = {
-    "tradeoff": "Accuracy against measured speed-up",
+    "tradeoff-fused": "Accuracy against measured speed-up",
+    "tradeoff-openvino": "Accuracy against measured speed-up, in OpenVINO",
     "pruning": "What pruning does, part after part",
     "reconstruction": "How well the image comes back",
     "wavelet-like": "How like a wavelet the encoder is",

@@ -283,46 +283,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #c280032b
-def get_or_train(
-    spec: RunSpec,  # what to run
-    data: Dataset,  # whose checksum the spec names
-    engine: Engine | None = None,  # where to train; by default on a GPU if there is one
-    runs_dir: str | Path | None = None,  # where runs are kept; by default `runs` in the project's root
-) -> Run:
-    "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `Diverged`, `ValueError`."
-    if spec.data != data.checksum:
-        raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
-    runs_dir = Path(runs_dir or project_root() / "runs")
-    if found := _finished(spec, runs_dir):
-        return found
-    engine = engine or Engine()
-    if spec.pruned:
-        check_torch_pruning()  # before the parent is trained
-    if spec.parent:
-        get_or_train(spec.parent, data, engine, runs_dir)
-    waiting = f"{spec.name} is being trained by another process; waiting for it"
-    with lock(runs_dir / "locks" / f"{spec.name}.lock", waiting) if engine.accelerator.is_main_process else nullcontext():
-        engine.accelerator.wait_for_everyone()
-        return _finished(spec, runs_dir) or _train(spec, data, engine, runs_dir)
-
-
-def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
-    folder, code = runs_dir / spec.name, commit()
-    folder.mkdir(parents=True, exist_ok=True)
-    if engine.accelerator.is_main_process:
-        _write_json(folder / "config.json", spec.decisive())
-    task = _task(spec, data, runs_dir)
-    parts = _prune(spec, task, data, engine, folder) if spec.pruned else None
-    keep_start = spec.pruned or spec.stage == STAGE_3
-    result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start)
-    test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
-    if engine.accelerator.is_main_process:
-        _finish(spec, task, data, folder, result, test, each, code, machine(engine.accelerator), parts)
-    engine.accelerator.wait_for_everyone()
-    return _finished(spec, runs_dir)
-
-
+# %% ../nbs/lib/runs.ipynb #cf70ee26
 class _Batches(Sequence):
     "Images that channels are chosen with, and their labels, read when they are asked for."
 
@@ -374,6 +335,45 @@ def _prune(spec: RunSpec, task: ClassifyTask, data: Dataset, engine: Engine, fol
         if engine.accelerator.is_main_process:
             shutil.rmtree(tuning)
     return progress["done"]
+
+# %% ../nbs/lib/runs.ipynb #52876d05
+def get_or_train(
+    spec: RunSpec,  # what to run
+    data: Dataset,  # whose checksum the spec names
+    engine: Engine | None = None,  # where to train; by default on a GPU if there is one
+    runs_dir: str | Path | None = None,  # where runs are kept; by default `runs` in the project's root
+) -> Run:
+    "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `Diverged`, `ValueError`."
+    if spec.data != data.checksum:
+        raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
+    runs_dir = Path(runs_dir or project_root() / "runs")
+    if found := _finished(spec, runs_dir):
+        return found
+    engine = engine or Engine()
+    if spec.pruned:
+        check_torch_pruning()  # before the parent is trained
+    if spec.parent:
+        get_or_train(spec.parent, data, engine, runs_dir)
+    waiting = f"{spec.name} is being trained by another process; waiting for it"
+    with lock(runs_dir / "locks" / f"{spec.name}.lock", waiting) if engine.accelerator.is_main_process else nullcontext():
+        engine.accelerator.wait_for_everyone()
+        return _finished(spec, runs_dir) or _train(spec, data, engine, runs_dir)
+
+
+def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
+    folder, code = runs_dir / spec.name, commit()
+    folder.mkdir(parents=True, exist_ok=True)
+    if engine.accelerator.is_main_process:
+        _write_json(folder / "config.json", spec.decisive())
+    task = _task(spec, data, runs_dir)
+    parts = _prune(spec, task, data, engine, folder) if spec.pruned else None
+    keep_start = spec.pruned or spec.stage == STAGE_3
+    result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start)
+    test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
+    if engine.accelerator.is_main_process:
+        _finish(spec, task, data, folder, result, test, each, code, machine(engine.accelerator), parts)
+    engine.accelerator.wait_for_everyone()
+    return _finished(spec, runs_dir)
 
 
 def _finish(spec, task, data, folder, result, test, each, code, hardware, parts) -> None:
@@ -441,7 +441,7 @@ def test_noise(
                 _write_json(path, record)
     return record
 
-# %% ../nbs/lib/runs.ipynb #83751bea
+# %% ../nbs/lib/runs.ipynb #9ef4274f
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -469,7 +469,8 @@ def _paper(backbone: str, n: int) -> Recipe:
 
 
 def _smoke(backbone: str, n: int) -> Recipe:
-    return short_recipe("smoke", n, updates=2, epochs=2)
+    r = short_recipe("smoke", n, updates=2, epochs=2)
+    return replace(r, prune=replace(r.prune, parts=2))
 
 
 # what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
