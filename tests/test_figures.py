@@ -80,3 +80,31 @@ def test_costs_follow_from_their_records(number):
                 assert table.loc[title, f"{kind} (ms), measured"] == f"{t['latency_ms'][1] / batch:.2f}"
             seen += 1
     assert seen >= 2
+
+
+TRADEOFF = sorted((ROOT / "figures").glob("*/tradeoff-*.csv"))
+
+
+@pytest.mark.parametrize("path", TRADEOFF, ids=lambda p: p.stem)
+def test_tradeoffs_follow_from_their_records(path):
+    """Accuracy again from answers and labels, speed-up from the times, and the front by comparing all with all."""
+    table = pd.read_csv(path, index_col=0, dtype=str, keep_default_na=False)
+    rows = json.loads(path.with_suffix(".json").read_text())
+    assert set(rows) == set(table.index) and len(rows) >= 3
+    means, baselines = {}, set()
+    for row, names in rows.items():
+        records = [json.loads((path.parent / "records" / f"{name}.json").read_text()) for name in names]
+        tested, timed = ([r for r in records if key in r] for key in ("answers", "times"))
+        top1 = [100 * np.mean(np.array(r["answers"]) == np.array(r["labels"])) for r in tested]
+        assert table.loc[row, "top-1 accuracy (%)"] == f"{np.mean(top1):.2f}" + (f" ± {np.std(top1, ddof=1):.2f}" if len(top1) > 1 else "")
+        speedups = [r["times"]["speedup"][1] for r in timed] or [1.0]
+        assert table.loc[row, "speed-up"] == f"{np.mean(speedups):.2f}"
+        assert len(timed) in (0, len(tested)) and {r["times"]["engine"] for r in timed} <= {path.stem.split("-")[1]}
+        baselines |= {r["baseline"] for r in timed}
+        for t, r in zip(tested, timed):
+            assert r["seed"] == t["seed"] and r["of"] == t.get("of", t["digest"])  # the same weights
+        means[row] = (np.mean(speedups), np.mean(top1))
+    assert any(set(names) == baselines for names in rows.values())  # the row that all others were timed against, all its seeds
+    for row, (x, y) in means.items():
+        beaten = any((a >= x and b >= y) and (a, b) != (x, y) for a, b in means.values())
+        assert table.loc[row, "no other is better"] == ("" if beaten else "✓"), row
