@@ -93,7 +93,9 @@ def test_imagenet_tables_on_a_folder(people, tmp_path):
         for number in numbers:
             table = pd.read_csv(tmp_path / f"figures/smoke/table{number}-people-resnet18.csv", index_col=0, dtype=str)
             assert "±" in table.loc["Ours", "top-1 error (%), measured"] and not any("CPU" in c for c in table)
-            assert list(table.index) == {1: ["resnet18 (112)", "Ours"], 2: ["Ours"], 5: ["resnet18", "Ours"]}[number]
+            assert list(table.index) == {1: ["resnet18 (112)", "Ours"], 2: ["Ours"], 5: ["resnet18", "ThiNet-30", "Ours"]}[number]
+    traded = pd.read_csv(tmp_path / "figures/smoke/tradeoff-fused-people-resnet18.csv", index_col=0)
+    assert set(traded.index) == {"resnet18", "ThiNet-30", "Ours"} and list(traded.loc["resnet18"])[:2] != ["", ""]
     assert "trained plain-resnet18" in text(tmp_path / "03_imagenet_resnet50.ipynb")
     assert "found wae-resnet18-stage3-seed1" in text(tmp_path / "03_imagenet_resnet50.ipynb")  # shared with the other notebook
 
@@ -131,6 +133,29 @@ def test_ablations_on_a_folder(people, tmp_path):
     trained = re.findall(r"trained wae-resnet18-(\S+)-seed0", text(tmp_path / "b.ipynb"))
     assert sorted(trained) == ["stage2", "stage3"]  # λ = 0 and γ = 0.5; stage 1 of λ = 0 comes with it
     assert {p.name.split("-")[0] for p in figures.glob("*-people-resnet18.md")} == {"table3", "table4", "lambda", "gamma"}
+
+
+def test_the_competition_alone(tmp_path):
+    """The rows that a report names as missing, without any of the others."""
+    folders = dict(runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures")
+    done = run_notebook("02_imagenet_vgg16", tmp_path / "out.ipynb", tmp_path, profile="smoke", rows="taylor-1,thinet-gap", **folders)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "figures/smoke/table2-demo-photos-vgg16.json").read_text())
+    assert {row: len(names) for row, names in rows.items()} == {"Taylor-1": 1, "ThiNet-GAP": 1}
+
+
+@pytest.mark.parametrize(
+    "name, given, message",
+    [
+        ("02_imagenet_vgg16", dict(backbone="vgg19", rows="plain,thinet-gap"), "backbone='vgg19': 'thinet-gap' is a structure of vgg16"),
+        ("03_imagenet_resnet50", dict(backbone="resnext50_32x4d", rows="plain,thinet-30"), "backbone='resnext50_32x4d': 'thinet' has a rule for"),
+    ],
+    ids=["structure", "grouped"],
+)
+def test_a_row_without_a_rule_is_one_line(tmp_path, name, given, message):
+    done = run_notebook(name, tmp_path / "out.ipynb", tmp_path, profile="smoke", runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", **given)
+    assert done.returncode != 0 and any(message in line for line in done.stderr.splitlines())
+    assert not list((tmp_path / "runs").glob("plain*"))  # refused before anything was trained
 
 
 def test_unknown_row_is_one_line(tmp_path):

@@ -28,7 +28,7 @@ from .report import BACKBONE, CACD_CLASSES, IMAGENET, ROWS, Row, comparisons, ke
 from .pruning import has_rule
 from .runs import PROFILES, RecordError, RunSpec, _precision, project_root, read_record, save_output
 
-# %% ../nbs/lib/collect.ipynb #07a9b599
+# %% ../nbs/lib/collect.ipynb #7b05b3dd
 _REAL = {"photos": "ImageNet", "faces": "CACD"}
 _PREPARE = {"photos": "python data_prep/imagenet.py ILSVRC2012/ imagenet256/", "faces": "python data_prep/cacd.py CACD2000/ cacd/"}
 _NOTEBOOK = {1: "02_imagenet_vgg16", 2: "02_imagenet_vgg16", 3: "07_ablations", 4: "07_ablations", 5: "03_imagenet_resnet50", 6: "05_cacd", 7: "06_noise"}
@@ -59,17 +59,17 @@ class Source:
 
     def row(
         self,
-        row: Row,  # of `ROWS`
+        of: Row,  # of `ROWS`
         noise: bool = False,  # the tests with noise
     ) -> list[dict]:  # one for each seed there is; none where the backbone has no such row
         "The records of a row."
-        if not has_rule(row.method, self.backbone):
+        if not has_rule(of.method, self.backbone):
             return []
         size = PROFILES[self.kind][self.profile]
         names = []
         for seed in self.seeds:
             recipe = size.recipe(self.backbone, self.data["train"])
-            spec = RunSpec(row.method, self.backbone, self.data["checksum"], recipe, seed, row.stage, size.image_size, size.width, row.keep)
+            spec = RunSpec(of.method, self.backbone, self.data["checksum"], recipe, seed, of.stage, size.image_size, size.width, of.keep)
             names.append(spec.name + ("-noise" if noise else ""))
         return [self.records[n] for n in names if n in self.records]
 
@@ -97,7 +97,7 @@ class Source:
         wanted = [key for key, title in keys(number, self.backbone).items() if title in rows]
         real = self.data["name"] in _REAL.values()
         root = {"ImageNet": "imagenet256", "CACD": "cacd"}.get(self.data["name"], self.data["name"])
-        precisions = {_precision(r) for r in self.records.values()}
+        precisions = {_precision(r) for r in self.records.values() if "epochs" in r}  # of trainings
         given = {
             "profile": "" if self.profile == "demo" else self.profile,
             "kind": "photos" if number == 7 and self.kind == "photos" else "",
@@ -185,7 +185,7 @@ def expected(
             out.append(Source("paper", kind, backbone, {"name": _REAL[kind]}, {}))
     return out
 
-# %% ../nbs/lib/collect.ipynb #bcb30935
+# %% ../nbs/lib/collect.ipynb #eff114b1
 FIGURES = {  # number → notebook, what it shows, what to look at
     1: ("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
     2: ("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
@@ -278,7 +278,7 @@ class Report:
     def status(self) -> str:  # Markdown
         "How many records there are, which files are refused and why, and which tables are left as they are."
         used = {r["name"] for s in self.sources for n in s.tables for rs in s.rows(n).values() for r in rs}
-        said = f"{len(self.records)} records in {self.folder / 'records'}, {len(used)} of them in a table; the others are of other stages and of sweeps.\n\n"
+        said = f"{len(self.records)} records in {self.folder / 'records'}, {len(used)} of them in a table; others: stages, sweeps, times.\n\n"
         if self.refused:
             said += f"**{len(self.refused)} refused; their cells stay dashes:**\n\n{_bullets(self.refused)}\n\n"
         if self.stale:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRUNERS', 'STRUCTURES', 'THINET', 'check_keep', 'has_rule', 'check_rule', 'check_torch_pruning', 'Place', 'places',
            'contributions', 'thinet_choice', 'rescale', 'sample', 'prune_thinet', 'taylor_scores', 'layer_macs',
-           'taylor_choice', 'prune_taylor', 'remove_channels', 'fit_shapes', 'layer_widths', 'thinet']
+           'taylor_choice', 'check_budget', 'prune_taylor', 'remove_channels', 'fit_shapes', 'layer_widths', 'thinet']
 
 # %% ../nbs/lib/pruning.ipynb #c4d6dc2c
 import importlib.util
@@ -98,9 +98,9 @@ def _next(name: str) -> str:
     stem, _, i = name.rpartition(".")
     return f"{stem}.{int(i) + 1}"
 
-# %% ../nbs/lib/pruning.ipynb #9f251073
+# %% ../nbs/lib/pruning.ipynb #c3acc2f7
 def contributions(
-    reader: nn.Conv2d | nn.Linear,  # the next layer
+    reader: nn.Conv2d,  # the next layer
     x: Tensor,  # what it takes, (B, C, H, W)
     rows: int,  # outputs to sample
     generator: torch.Generator,  # on the CPU
@@ -189,7 +189,7 @@ def prune_thinet(
         remove_channels(model, {place.layer: sorted(set(range(layer.out_channels)) - set(kept))}, batches[0][0][:1])
         reader.weight *= rescale(X, kept).to(reader.weight.dtype).view(1, -1, 1, 1)
 
-# %% ../nbs/lib/pruning.ipynb #f36a6a4e
+# %% ../nbs/lib/pruning.ipynb #e9a8331a
 def taylor_scores(
     model: DecomposedClassifier,  # left as it was, in evaluation mode
     parts: list[list[Place]],  # of `places`
@@ -208,24 +208,24 @@ def taylor_scores(
         return hook
 
     hooks = [model.get_submodule(place.norm or place.layer).register_forward_hook(write_down(place.layer)) for part in parts for place in part]
-    was = [p.requires_grad for p in model.parameters()]
+    was, n = [p.requires_grad for p in model.parameters()], 0
     try:
-        model.requires_grad_(True)
+        model.requires_grad_(False)  # the gradients of the weights are not asked for
         for images, labels in batches:
             with torch.enable_grad():
-                F.cross_entropy(model(images).s, labels, reduction="sum").backward()
-            for name, z in maps.items():
-                found[name] += (z.detach() * z.grad).double().mean((2, 3)).abs().sum(0)
-            model.zero_grad()
+                F.cross_entropy(model(images.detach().requires_grad_()).s, labels, reduction="sum").backward()
+            for name in list(maps):
+                z = maps.pop(name)
+                found[name] += (z.detach() * z.grad).mean((2, 3), dtype=torch.float64).abs().sum(0)
+            n += len(labels)
     finally:
         for p, asked in zip(model.parameters(), was):
             p.requires_grad_(asked)
         for hook in hooks:
             hook.remove()
-    n = sum(len(labels) for _, labels in batches)
     return {name: total / n for name, total in found.items()}
 
-# %% ../nbs/lib/pruning.ipynb #05d7dd0d
+# %% ../nbs/lib/pruning.ipynb #cff90b12
 def layer_macs(
     model: DecomposedClassifier,
     image_size: int,  # pixels
@@ -256,7 +256,7 @@ def taylor_choice(
     "The channels of least score, over all layers, that must go to meet a budget; each layer keeps one. Raises `ValueError` where that is not enough."
     reader = {place.layer: place.reader for part in parts for place in part}
     normal = {n: s / s.norm().clamp_min(1e-30) for n, s in scores.items()}
-    queue = sorted((float(v), n, c) for n, s in normal.items() for c, v in enumerate(s))
+    queue = sorted((v, n, c) for n, s in normal.items() for c, v in enumerate(s.tolist()))
     macs, left, gone = dict(macs), {n: len(s) for n, s in scores.items()}, {n: [] for n in scores}
     total = sum(macs.values())
     for _, name, c in queue:
@@ -274,7 +274,19 @@ def taylor_choice(
         raise ValueError(f"one channel a layer still takes {total / 1e6:.1f} million MACs, the budget is {budget / 1e6:.1f}; use a larger keep")
     return {n: sorted(g) for n, g in gone.items() if g}
 
-# %% ../nbs/lib/pruning.ipynb #049e3ad6
+# %% ../nbs/lib/pruning.ipynb #43022cfa
+def check_budget(
+    model: DecomposedClassifier,
+    parts: list[list[Place]],  # of `places`
+    keep: float,  # share of the network's MACs, in (0, 1]
+    image_size: int,  # pixels
+) -> None:
+    "Raise a one-line `ValueError` for a share that cannot be reached, whatever the scores are."
+    macs = layer_macs(model, image_size)
+    alike = {place.layer: torch.ones(model.get_submodule(place.layer).out_channels) for part in parts for place in part}
+    taylor_choice(alike, parts, macs, keep * sum(macs.values()))
+
+
 def prune_taylor(
     model: DecomposedClassifier,  # changed in place
     parts: list[list[Place]],  # of `places`
@@ -285,7 +297,7 @@ def prune_taylor(
     scores, image = taylor_scores(model, parts, batches), batches[0][0][:1]
     remove_channels(model, taylor_choice(scores, parts, layer_macs(model, image.shape[-1]), budget), image)
 
-# %% ../nbs/lib/pruning.ipynb #0bd1187e
+# %% ../nbs/lib/pruning.ipynb #0a63fcfc
 def remove_channels(
     model: DecomposedClassifier,  # changed in place
     channels: dict[str, list[int]],  # convolution → output channels to remove
@@ -298,21 +310,23 @@ def remove_channels(
     if not any(channels.values()):
         return
     was = {n: p.requires_grad for n, p in model.named_parameters()}
-    model.requires_grad_(True)  # the dependencies are read from the graph of the gradient
-    with torch.enable_grad():
-        graph = tp.DependencyGraph().build_dependency(model, image, output_transform=lambda scores: scores.s, verbose=False)
-    for name, gone in channels.items():
-        if gone:
-            graph.get_pruning_group(model.get_submodule(name), tp.prune_conv_out_channels, gone).prune()
-    for n, p in model.named_parameters():
-        p.requires_grad_(was[n])
+    try:
+        model.requires_grad_(True)  # the dependencies are read from the graph of the gradient
+        with torch.enable_grad():
+            graph = tp.DependencyGraph().build_dependency(model, image, output_transform=lambda scores: scores.s, verbose=False)
+        for name, gone in channels.items():
+            if gone:
+                graph.get_pruning_group(model.get_submodule(name), tp.prune_conv_out_channels, gone).prune()
+    finally:
+        for n, p in model.named_parameters():
+            p.requires_grad_(was[n])
 
 
 def fit_shapes(
     model: nn.Module,  # the network before it was pruned; changed in place
     state: dict[str, Tensor],  # of the pruned one
 ) -> nn.Module:  # the same, with the state
-    "Load a pruned network's weights: its layers first take their shapes. Raises what `load_state_dict` raises where that is not enough."
+    "Load a pruned network's weights: its layers first take their shapes. Raises `KeyError` or what `load_state_dict` raises where that is not enough."
     for name, m in model.named_modules():
         weight = state.get(f"{name}.weight")
         if weight is None or m.weight.shape == weight.shape:

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'PR
            'commit', 'RecordError', 'digest', 'read_record', 'Run', 'get_or_train', 'test_noise', 'Profile', 'numbers',
            'choose', 'check_parameters', 'save_output', 'caption', 'Experiment']
 
-# %% ../nbs/lib/runs.ipynb #7c7e8798
+# %% ../nbs/lib/runs.ipynb #b8fc3250
 import ast
 import copy
 import hashlib
@@ -32,7 +32,7 @@ from .backbones import check_backbone
 from .classifier import IMAGENET_MEAN, METHODS, build, check_image_size, check_method
 from .data import crop, load, stream_seed
 from .packed import Dataset, lock
-from .pruning import PRUNERS, STRUCTURES, THINET, check_keep, check_rule, check_torch_pruning
+from .pruning import PRUNERS, STRUCTURES, THINET, check_budget, check_keep, check_rule, check_torch_pruning
 from .pruning import fit_shapes, layer_widths, places, prune_taylor, prune_thinet, thinet
 from .timing import hardware, macs
 from .training import ClassifyTask, Engine, JointTask, Recipe, StageRecipe, WAETask, evaluate, fit, paper_recipe, short_recipe
@@ -139,7 +139,7 @@ class RunSpec:
         stage = f"stage{self.stage}" if self.stage else f"keep{self.keep:g}" if self.pruned else "plain-training"
         return "-".join(filter(None, [self.method, self.backbone, stage, f"seed{self.seed}", key]))
 
-# %% ../nbs/lib/runs.ipynb #ca64d43b
+# %% ../nbs/lib/runs.ipynb #790d074d
 def project_root() -> Path:
     "The folder of the checkout that this library runs from, or the working folder where it is installed elsewhere."
     import wae_nb
@@ -217,7 +217,8 @@ class Run:
     def model(self) -> nn.Module:  # a `DecomposedClassifier`, or a `WAE` for stage 1; in evaluation mode
         "The network with the weights of its best epoch."
         net, state = _network(self.spec, self.record["data"]["classes"]), load_file(self.folder / "model.safetensors")
-        return fit_shapes(net, state).eval()
+        fit_shapes(net, state) if self.spec.pruned else net.load_state_dict(state)
+        return net.eval()
 
     @property
     def wae(self) -> WAE:
@@ -283,7 +284,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     decoder.load_state_dict(parent.wae.decoder.state_dict())
     return JointTask(net, decoder, r, s)
 
-# %% ../nbs/lib/runs.ipynb #cf70ee26
+# %% ../nbs/lib/runs.ipynb #bacf807a
 class _Batches(Sequence):
     "Images that channels are chosen with, and their labels, read when they are asked for."
 
@@ -311,21 +312,28 @@ def _prune(spec: RunSpec, task: ClassifyTask, data: Dataset, engine: Engine, fol
         if engine.accelerator.is_main_process:  # in one file with the weights: both or neither
             _save(net, path, progress=torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8))
 
-    if path.exists():
+    def go_on():
         state = load_file(path)
-        progress = json.loads(bytes(state.pop("progress").tolist()))
+        progress.update(json.loads(bytes(state.pop("progress").tolist())))
         fit_shapes(net, state)
+
+    torch.backends.cudnn.deterministic = True  # as in `fit`: the same channels each time
+    if path.exists():
+        go_on()
     while (part := len(progress["done"])) < parts:
         seed, tuning = stream_seed("prune", spec.seed, part), folder / f"part-{part:02d}"
         if not progress["pruned"]:
-            began, batches = time.perf_counter(), _Batches(spec, data, seed, engine.accelerator.device)
-            net.to(engine.accelerator.device)
-            if spec.method == "thinet":
-                prune_thinet(net, blocks[part], spec.keep, batches, r.rows, seed)
-            elif spec.keep < 1:
-                prune_taylor(net, blocks, whole * spec.keep ** ((part + 1) / parts), batches)
-            progress["pruned"] = time.perf_counter() - began
-            keep_progress()
+            if engine.accelerator.is_main_process:
+                began, batches = time.perf_counter(), _Batches(spec, data, seed, engine.accelerator.device)
+                net.to(engine.accelerator.device)
+                if spec.method == "thinet":
+                    prune_thinet(net, blocks[part], spec.keep, batches, r.rows, seed)
+                elif spec.keep < 1:
+                    prune_taylor(net, blocks, whole * spec.keep ** ((part + 1) / parts), batches)
+                progress["pruned"] = time.perf_counter() - began
+                keep_progress()
+            engine.accelerator.wait_for_everyone()
+            go_on()  # one process chooses, all go on with its choice
         result = fit(task, data, r.between, size, tuning, seed, engine, f"{spec.title}, part {part + 1} of {parts}")
         seconds = round(progress["pruned"] + result["seconds"], 1)
         progress["done"].append(dict(macs=macs(net, size), val_top1=result["best"]["val_top1"], seconds=seconds))
@@ -336,7 +344,7 @@ def _prune(spec: RunSpec, task: ClassifyTask, data: Dataset, engine: Engine, fol
             shutil.rmtree(tuning)
     return progress["done"]
 
-# %% ../nbs/lib/runs.ipynb #52876d05
+# %% ../nbs/lib/runs.ipynb #e01b06e7
 def get_or_train(
     spec: RunSpec,  # what to run
     data: Dataset,  # whose checksum the spec names
@@ -350,8 +358,11 @@ def get_or_train(
     if found := _finished(spec, runs_dir):
         return found
     engine = engine or Engine()
-    if spec.pruned:
-        check_torch_pruning()  # before the parent is trained
+    if spec.pruned and spec.keep < 1:  # before the parent is trained
+        check_torch_pruning()
+        net = _network(spec, len(data.classes))
+        if spec.method == "taylor":
+            check_budget(net, places(net, spec.method), spec.keep, spec.image_size)
     if spec.parent:
         get_or_train(spec.parent, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
@@ -441,7 +452,7 @@ def test_noise(
                 _write_json(path, record)
     return record
 
-# %% ../nbs/lib/runs.ipynb #9ef4274f
+# %% ../nbs/lib/runs.ipynb #4dddda41
 @dataclass(frozen=True)
 class Profile:
     "The size of an experiment."
@@ -633,7 +644,7 @@ class Experiment:
             run = get_or_train(spec, self.data, self.engine, self.runs_dir)
             out.append(run)
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")
-            self.keep(run.record)
+            self.copy_record(run.record)
         return out
 
     def noisy(
@@ -647,10 +658,10 @@ class Experiment:
             record = test_noise(run, self.data, variances, Engine(self.engine.device, _precision(run.record), workers=self.engine.workers))
             out.append(record | {k: {f"{v:g}": record[k][f"{v:g}"] for v in variances} for k in ("test", "answers")})
             print(f"{run.record['name']}: " + ", ".join(f"V={v} {100 * t['top1']:.1f} %" for v, t in out[-1]["test"].items()))
-            self.keep(record)
+            self.copy_record(record)
         return out
 
-    def keep(
+    def copy_record(
         self,
         record: dict,  # of a run or of a test of it
     ) -> None:

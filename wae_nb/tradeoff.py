@@ -6,7 +6,7 @@
 __all__ = ['time_run', 'quantised', 'test_int8', 'time_int8', 'pareto_front', 'measure_rows', 'kind_of', 'tradeoff_table',
            'summarise']
 
-# %% ../nbs/lib/tradeoff.ipynb #5b1f3408
+# %% ../nbs/lib/tradeoff.ipynb #a44e9bfd
 import copy
 import math
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from .deploy import prepare
 from .packed import Dataset, progress_bar
 from .paper import _cell
 from .pruning import STRUCTURES
+from .report import epochs
 from .runs import STAGE_1, Experiment, RecordError, Run, RunSpec, commit, digest, read_record
 from .timing import check_precision, hardware, settings, time_pairs
 from .training import Engine, _watch, _write_json, evaluate
@@ -199,7 +200,7 @@ def pareto_front(
             front.append(i)
     return sorted(front, key=lambda i: points[i])
 
-# %% ../nbs/lib/tradeoff.ipynb #57b430f4
+# %% ../nbs/lib/tradeoff.ipynb #53d71ff5
 def measure_rows(
     exp: Experiment,  # whose runs they are; their records are copied to its figures
     rows: dict[str, list[Run]],  # row → runs, the same seeds in each
@@ -209,7 +210,7 @@ def measure_rows(
     device: str = "cpu",  # "cpu" or "cuda"
     batch: int = 1,  # images a call, ≥ 1
     **effort,  # as in `time_run`
-) -> pd.DataFrame:  # a line for each row, seed and engine: its kind, accuracy (%), speedup, ms an image, macs and parameters (1: the baseline's), records
+) -> pd.DataFrame:  # for each row, seed and engine: kind, accuracy (%), speedup, ms an image, macs and parameters (1: the baseline's), epochs, records
     "Accuracy and speed-up of every run, measured now or found. Raises what `time_run`, `time_int8` and `test_int8` raise."
     jobs = [(engine, row, False) for engine in engines for row in rows if row != baseline]
     jobs += [("openvino", row, True) for row in int8 if "openvino" in engines]
@@ -221,10 +222,11 @@ def measure_rows(
                 tested = test_int8(run, exp.data) if eight else run.record
                 timed = time_int8(run, base, exp.data, setting, batch, **effort) if eight else time_run(run, base, setting, batch, **effort)
                 for record in (timed, tested) if eight else (timed,):
-                    exp.keep(record)
+                    exp.copy_record(record)
                 shares = {k: timed[k]["run"] / timed[k]["baseline"] for k in ("macs", "parameters")}
                 kind = "quantisation" if eight else kind_of(run.spec)
-                lines.append(dict(row=f"{row}, int8" if eight else row, kind=kind, seed=run.spec.seed, engine=engine) | _point(tested, timed) | shares)
+                which = dict(row=f"{row}, int8" if eight else row, kind=kind, seed=run.spec.seed, engine=engine, epochs=epochs(run.record))
+                lines.append(which | _point(tested, timed) | shares)
                 bar.update()
     same = dict(speedup=1.0, macs=1.0, parameters=1.0)
     for engine in engines:
@@ -232,7 +234,8 @@ def measure_rows(
         for i in seeds:  # the baseline was timed with every row
             base, ms = rows[baseline][i], [n["baseline_ms"] for n in mine if n["seed"] == rows[baseline][i].spec.seed]
             took = dict(ms=float(np.median(ms)) if ms else math.nan, accuracy=100 * base.record["test"]["top1"], records=[base.record])
-            lines.append(dict(row=baseline, kind=kind_of(base.spec), seed=base.spec.seed, engine=engine) | took | same)
+            which = dict(row=baseline, kind=kind_of(base.spec), seed=base.spec.seed, engine=engine, epochs=epochs(base.record))
+            lines.append(which | took | same)
     return pd.DataFrame(lines).drop(columns="baseline_ms", errors="ignore")
 
 
@@ -258,14 +261,15 @@ def tradeoff_table(
 ) -> pd.DataFrame:  # strings; a line for each row, by speed-up
     "The numbers of a picture: means and, over several seeds, standard deviations."
     means, front = summarise(points)
-    accuracy = points.groupby("row")["accuracy"].apply(_cell)
+    accuracy, speedup = (points.groupby("row")[column].apply(_cell) for column in ("accuracy", "speedup"))
     out = {
         "top-1 accuracy (%)": accuracy.loc[means.index],
-        "speed-up": means["speedup"].map("{:.2f}".format),
+        "speed-up": speedup.loc[means.index],
         "ms an image": means["ms"].map("{:.2f}".format),
         "MACs (% of the standard network's)": (100 * means["macs"]).map("{:.1f}".format),
         "parameters (%)": (100 * means["parameters"]).map("{:.1f}".format),
-        "no other is better": ["✓" if row in front else "" for row in means.index],
+        "epochs of training": means["epochs"].map("{:.4g}".format),
+        "on the front, by means": ["✓" if row in front else "" for row in means.index],
     }
     return pd.DataFrame(out)
 
@@ -274,6 +278,6 @@ def summarise(
     points: pd.DataFrame,  # of `measure_rows`, of one engine
 ) -> tuple[pd.DataFrame, list[str]]:  # a line for each row, by speed-up: means over seeds; the rows on the Pareto front
     "The means that a picture shows, and which of them no other row beats."
-    means = points.groupby("row", sort=False)[["speedup", "accuracy", "ms", "macs", "parameters"]].mean().sort_values("speedup", kind="stable")
+    means = points.groupby("row", sort=False)[["speedup", "accuracy", "ms", "macs", "parameters", "epochs"]].mean().sort_values("speedup", kind="stable")
     front = [means.index[i] for i in pareto_front(list(zip(means["speedup"], means["accuracy"])))]
     return means, front

@@ -30,7 +30,7 @@ from .packed import Dataset, progress_bar
 from .timing import resolve_device
 from .wae import WAE, Decoder
 
-# %% ../nbs/lib/training.ipynb #ae807736
+# %% ../nbs/lib/training.ipynb #959546bd
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "onecycle")
 
@@ -107,7 +107,7 @@ class Recipe:
 def paper_recipe(
     backbone: str = "vgg16",  # stage 2 starts at 0.1 for ResNets, at 0.01 for others
 ) -> Recipe:
-    "The paper's *Learning*, to the letter; pruned networks as ThiNet's authors train them, about an epoch a part and longer at the end."
+    "The paper's *Learning*, to the letter; pruned networks are trained about an epoch a part and longer at the end, as ThiNet's were."
     return Recipe(
         "paper",
         wae=StageRecipe(lr=1e-6, batch_size=4, epochs=20, schedule="step"),
