@@ -8,7 +8,7 @@ from setuptools import setup
 cfg = ConfigParser(delimiters=["="])
 cfg.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 s = cfg["DEFAULT"]
-notebooks, engines = s["notebook_requirements"].split(), s["engine_requirements"].split()
+notebooks, engines, quantise, dev = (s[f"{extra}_requirements"].split() for extra in ("notebook", "engine", "quantise", "dev"))
 setup(
     version=s["version"],
     description=s["description"],
@@ -19,5 +19,5 @@ setup(
     author=s["author"],
     python_requires=f">={s['min_python']}",
     install_requires=s["requirements"].split(),
-    extras_require={"notebooks": notebooks, "engines": engines, "dev": notebooks + engines + s["dev_requirements"].split()},
+    extras_require={"notebooks": notebooks, "engines": engines, "quantise": quantise, "dev": notebooks + engines + quantise + dev},
 )
