@@ -8,7 +8,8 @@ from setuptools import setup
 cfg = ConfigParser(delimiters=["="])
 cfg.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 s = cfg["DEFAULT"]
-extras = {name: s[f"{part}_requirements"].split() for name, part in {"notebooks": "notebook", "engines": "engine", "pruning": "pruning"}.items()}
+named = {"notebooks": "notebook", "engines": "engine", "pruning": "pruning", "quantise": "quantise"}
+extras = {name: s[f"{part}_requirements"].split() for name, part in named.items()}
 setup(
     version=s["version"],
     description=s["description"],

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['NETWORK_TILE', 'ENCODER_TILE', 'ENGINES', 'ONE_SHAPE', 'Split', 'fold', 'largest_map', 'Tiled', 'FusedClassifier',
-           'fuse', 'check_engine', 'export_onnx', 'prepare']
+           'fuse', 'check_engine', 'export_onnx', 'prepare', 'Int8Layers', 'Int8Classifier', 'check_quantise',
+           'quantise']
 
-# %% ../nbs/lib/deploy.ipynb #30c5e0d0
+# %% ../nbs/lib/deploy.ipynb #b6589a9a
 import copy
 import importlib.util
+import logging
 import math
 import operator
 import os
@@ -16,7 +18,10 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -443,7 +448,7 @@ def fuse(
     decomposer = Split(front, m.decomposer.low_channels) if split else front
     return FusedClassifier(m, decomposer, nets, heads, cuda_graphs)
 
-# %% ../nbs/lib/deploy.ipynb #7672dddf
+# %% ../nbs/lib/deploy.ipynb #b9e0cf32
 ENGINES = {
     "eager": "PyTorch, the model as it was built, channels last",
     "fused": "PyTorch, `fuse`",
@@ -500,12 +505,39 @@ def export_onnx(
     return path
 
 
-def _openvino(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor]:
+@contextmanager
+def _quiet():
+    "Within: no log lines and no warnings, and OpenVINO's tools neither report what they are used for nor leave an identifier in the home folder."
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with mock.patch.dict(os.environ, CI="true", NNCF_CI="1"), warnings.catch_warnings():  # they keep still where a machine tests
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _to_openvino(model: nn.Module, image: Tensor, batch: int):
+    with _quiet():
+        import openvino
+
+        try:
+            return openvino.convert_model(_Final(model).eval(), example_input=image, input=[batch, *image.shape[1:]])
+        except openvino.frontend.OpConversionFailure as e:  # many lines
+            size = "×".join(map(str, image.shape[2:]))
+            raise ValueError(f"OpenVINO cannot convert the model for images of {size} pixels; in small ones a pool may be larger than its map") from e
+
+
+def _openvino_request(converted, **options):
     import openvino
 
-    converted = openvino.convert_model(_Final(fold(model)).eval(), example_input=image, input=list(image.shape))
     hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(converted, "CPU", hints).create_infer_request()
+    return openvino.Core().compile_model(converted, "CPU", hints | options).create_infer_request()
+
+
+def _openvino(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor]:
+    request = _openvino_request(_to_openvino(fold(model), image, len(image)))
     return lambda x: torch.from_numpy(request.infer([x.numpy()], share_inputs=True)[0])
 
 
@@ -553,3 +585,104 @@ def prepare(
         for _ in range(2):
             call(image)
     return call
+
+# %% ../nbs/lib/deploy.ipynb #a092e2ba
+_LAYERS = ("Convolution", "FullyConnected", "MatMul")  # OpenVINO's names
+
+
+class Int8Layers(NamedTuple):
+    "Convolutions and linear layers, as the engine runs them."
+    int8: int  # in eight bits
+    total: int  # all of them
+
+
+class Int8Classifier(nn.Module):
+    "A classifier in eight bits, made by `quantise`: called like the one it was made from, on the CPU, and without weights that PyTorch knows of."
+
+    kept = 4  # compiled forms, one for each batch size and number of threads
+
+    def __init__(
+        self,
+        quantised,  # `openvino.Model`, images (any, 3, H, W) → final scores
+    ):
+        super().__init__()
+        self._quantised, self._requests = quantised, {}
+        _, *sides = quantised.input(0).partial_shape
+        self.image_shape = tuple(n.get_length() for n in sides)
+
+    def _request(self, batch: int):
+        key = (batch, torch.get_num_threads())
+        if key not in self._requests:
+            if len(self._requests) >= self.kept:
+                self._requests.pop(next(iter(self._requests)))
+            self._quantised.reshape([batch, *self.image_shape])
+            self._requests[key] = _openvino_request(self._quantised, SNIPPETS_MODE="DISABLE")
+        return self._requests[key]
+
+    def forward(
+        self,
+        x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1], float32 on the CPU, of the size that it was calibrated with
+    ) -> Scores:  # the final ones twice: those that they average stay in the engine
+        "The scores of an image. Raises `ValueError` for images of another kind."
+        if x.shape[1:] != self.image_shape or x.dtype != torch.float32 or x.device.type != "cpu":
+            takes = f"(B, {', '.join(map(str, self.image_shape))}), torch.float32 on cpu"
+            raise ValueError(f"images are {tuple(x.shape)}, {x.dtype} on {x.device}: the model was calibrated for {takes}")
+        if not len(x):
+            s = x.new_empty(0, self._quantised.output(0).partial_shape[1].get_length())
+        else:
+            s = torch.from_numpy(self._request(len(x)).infer([x.detach().contiguous().numpy()], share_inputs=True)[0])
+        return Scores(s, None, s)
+
+    def layers(
+        self,
+        batch: int = 1,  # images a call, ≥ 1: the engine may choose by it
+    ) -> Int8Layers:
+        "How many convolutions and linear layers the engine really runs in eight bits."
+        ops = [op.get_rt_info() for op in self._request(batch).get_compiled_model().get_runtime_model().get_ops()]
+        kernels = [op["primitiveType"].astype(str) for op in ops if op["layerType"].astype(str) in _LAYERS]
+        return Int8Layers(sum(k.endswith("_I8") for k in kernels), len(kernels))
+
+
+def _pools_for_int8(converted) -> None:
+    "Max pools that round up, as the operator that OpenVINO's low precision knows; without padding no window begins outside, so both round alike."
+    from openvino import opset1
+
+    for op in converted.get_ordered_ops():
+        a = op.get_attributes() if op.get_type_name() == "MaxPool" else {}
+        if a.get("rounding_type") == "ceil_torch" and not any(a["pads_begin"] + a["pads_end"]) and set(a["dilations"]) == {1}:
+            pool = opset1.max_pool(op.input_value(0), a["strides"], a["pads_begin"], a["pads_end"], a["kernel"], "ceil")
+            op.output(0).replace(pool.output(0))
+
+
+def check_quantise() -> None:
+    "Raise a one-line `ImportError` where what `quantise` needs is not installed."
+    if missing := [m for m in ("openvino", "nncf") if importlib.util.find_spec(m) is None]:
+        raise ImportError(f"quantise needs {' and '.join(missing)}; install the extra: pip install 'wae_nb[quantise]'")
+
+
+def quantise(
+    model: DecomposedClassifier,  # trained; not changed
+    calibration: Tensor,  # images like those to come, (N, 3, H, W), N ≥ 1, pixels in [0, 1], float32; all are used
+) -> Int8Classifier:  # on the CPU, for images of that size
+    "The classifier in eight-bit integers, without training. Raises `ImportError` without the extra `quantise`, `TypeError` and `ValueError` for other input."
+    check_quantise()
+    folded = fold(model).to("cpu", torch.float32)
+    if calibration.ndim != 4 or calibration.shape[1] != 3 or not len(calibration) or calibration.dtype != torch.float32:
+        raise ValueError(f"calibration is {tuple(calibration.shape)}, {calibration.dtype}: give images as (N, 3, H, W), N at least 1, torch.float32")
+    low, high = (float(v) for v in calibration.aminmax())
+    if not (low >= 0 and high <= 1):  # or no number
+        raise ValueError(f"calibration has pixels from {low:g} to {high:g}: give them in [0, 1]")
+    images = calibration.detach().cpu().split(1)
+    with torch.no_grad():
+        folded(images[0])  # a size that the heads do not take is refused here, in one line
+    converted = _to_openvino(folded, images[0], -1)
+    _pools_for_int8(converted)
+    with _quiet():
+        import nncf
+        import rich
+
+        console = rich.get_console()  # draws the progress bars
+        with mock.patch.multiple(console, quiet=True, is_jupyter=False):
+            own = nncf.IgnoredScope(patterns=[r"__module\.model/aten::(add|div)/.*"], validate=False)  # of the classifier, not its networks
+            data = nncf.Dataset([image.numpy() for image in images])
+            return Int8Classifier(nncf.quantize(converted, data, subset_size=len(images), ignored_scope=own))

@@ -41,7 +41,7 @@ def macs(
     assert flops % 2 == 0, "torch counts two operations a MAC"
     return flops // 2
 
-# %% ../nbs/lib/timing.ipynb #632a1da4
+# %% ../nbs/lib/timing.ipynb #da3b4ec5
 def hardware(
     device: str | torch.device = "cpu",  # where the work is done
 ) -> dict:
@@ -55,7 +55,7 @@ def hardware(
         clock += f", {source.read_text().strip()}"
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None
     versions = dict(python=platform.python_version(), torch=torch.__version__, torchvision=torchvision.__version__)
-    for engine in ("openvino", "onnxruntime", "triton"):
+    for engine in ("openvino", "nncf", "onnxruntime", "triton"):
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[engine] = importlib.metadata.version(engine)
     if gpu:

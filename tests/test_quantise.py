@@ -1,0 +1,165 @@
+"""Classifiers in eight bits, against integers worked out by hand with PyTorch and against the networks that they were made from."""
+
+import copy
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_timing import trained_like
+from torch import nn
+
+from wae_nb.classifier import DecomposedClassifier, build
+from wae_nb.decomposers import Identity
+from wae_nb.deploy import Int8Classifier, fold, quantise
+from wae_nb.timing import settings
+
+
+def two_layers():
+    """One convolution and one linear layer, without biases; the largest weight of each filter meets red."""
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(3, 8, 3, bias=False), nn.Linear(8 * 36, 5, bias=False)
+    nn.init.constant_(conv.weight[:, 0], 0.2)
+    return DecomposedClassifier(Identity(), nn.Sequential(conv, nn.ReLU()), nn.Sequential(nn.Flatten(), linear)).eval().requires_grad_(False)
+
+
+def by_hand(net, calibration, x):
+    """What eight bits make of `two_layers`. A map's range is the mean of the images' largest values; the first layer has seven bits, lest sums overflow."""
+
+    def largest(maps):
+        return float(maps.abs().amax((1, 2, 3)).mean())
+
+    def weights(layer, steps, low, high):
+        zero = torch.zeros(len(layer.weight), dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(layer.weight, layer.weight.abs().flatten(1).amax(1) / steps, zero, 0, low, high)
+
+    conv, linear = net.low_net[0], net.head_low[1]
+    a = torch.fake_quantize_per_tensor_affine(x - net.mean, largest(calibration - net.mean) / 127, 0, -128, 127)
+    f = F.conv2d(a, weights(conv, 63.5, -64, 63)).relu()
+    f = torch.fake_quantize_per_tensor_affine(f, largest(net.low_net(calibration - net.mean)) / 255, 0, 0, 255)
+    return F.linear(f.flatten(1), weights(linear, 127, -127, 127))
+
+
+def relative(got, expected):
+    return float((got - expected).norm() / expected.norm())
+
+
+def correlation(a, b):
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def contrasts(n, size, seed=0):
+    """Noise, from dark to bright."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 3, size, size, generator=g) * torch.rand(n, 1, 1, 1, generator=g)
+
+
+@pytest.mark.parametrize("contrast", [1, 0.05])
+def test_integers_by_hand(contrast):
+    """The very integers; with a calibration of faint images everything brighter is clipped, as by hand."""
+    net, x = two_layers(), torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    x[:, 0] = net.mean[0]  # the largest weights are 63.5 steps, which round either way: they meet nothing
+    x, calibration = x[:7], net.mean + contrast * (x[7:] - net.mean)
+    small = quantise(net, calibration)
+    got, expected = small(x).s, by_hand(net, calibration, x)
+    assert (got - expected).abs().max() < 2e-4 < 2e-3 < (net(x).s - expected).abs().max()
+    assert small.layers() == (2, 2)
+    assert torch.equal(quantise(net, calibration)(x).s, got)
+
+
+@pytest.mark.parametrize("method, backbone, size", [("plain", "vgg16", 67), ("wavelet", "vgg11", 64), ("plain", "resnet50", 45)])
+def test_scores_are_close(method, backbone, size):
+    """Every layer in eight bits, VGG's pools that round up included; any batch size; the model itself is left alone."""
+    net, x = trained_like(method, backbone, size, 0), contrasts(12, size)
+    state = copy.deepcopy(net.state_dict())
+    small = quantise(net, x[:8])
+    assert isinstance(small, Int8Classifier) and not list(small.parameters())
+    got = small(x)
+    with torch.no_grad():
+        expected = net(x).s
+    assert got.s_c is None and torch.equal(got.s, got.s_L)
+    assert relative(got.s, expected) < 0.05 and correlation(got.s, expected) > 0.99
+    assert (got.s.argmax(1) == expected.argmax(1)).float().mean() > 0.9
+    before = got.s.clone()
+    for n in (1, 3):
+        torch.testing.assert_close(small(x[:n].contiguous(memory_format=torch.channels_last)).s, before[:n], rtol=0, atol=0.02 * float(before.abs().max()))
+    assert torch.equal(got.s, before), "results are the caller's own"
+    assert small.layers(3) == (n := sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in fold(net).modules()), n)
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
+
+
+def test_answers_of_a_trained_network():
+    """Two streams, narrow heads and the average of their scores, trained on four-by-four patterns; the average is not rounded to eight bits."""
+
+    def batch(n, seed):
+        g, y = torch.Generator().manual_seed(seed), torch.arange(n) % 5
+        pattern = F.interpolate(torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))[y], size=64)
+        return (pattern + 0.3 * torch.randn(n, 3, 64, 64, generator=g)).clamp(0, 1), y
+
+    torch.manual_seed(0)
+    net = build("wae", "vgg11", 5, 64, 0.125, dropout=0, init="kaiming")
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    for step in range(40):
+        x, y = batch(20, step)
+        optimizer.zero_grad()
+        F.cross_entropy(net(x).s, y).backward()
+        optimizer.step()
+    net.eval()
+    small, (x, y) = quantise(net, batch(10, 100)[0]), batch(200, 101)
+    with torch.no_grad():
+        expected, got = net(x).s, small(x).s
+    assert (expected.argmax(1) == y).float().mean() > 0.9, "it was trained"
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() > 0.95
+    assert correlation(got - got.mean(0), expected - expected.mean(0)) > 0.95
+    assert len(got.unique()) > 256
+
+
+def test_compiled_forms():
+    """A few are kept, one for each batch size and number of threads, with as many threads as PyTorch has."""
+    small = quantise(two_layers(), torch.rand(1, 3, 8, 8))
+    x = torch.rand(9, 3, 8, 8)
+    scores = small(x).s
+    for n in (*range(1, 8), 1):
+        torch.testing.assert_close(small(x[:n]).s, scores[:n], rtol=0, atol=1e-3)
+    assert len(small._requests) == small.kept
+    assert small(x[:0]).s.shape == (0, 5)
+    for threads in {1, min(2, os.cpu_count())}:
+        with settings(threads=threads):
+            assert small._request(1).get_compiled_model().get_property("INFERENCE_NUM_THREADS") == threads
+
+
+def test_what_it_cannot_take(monkeypatch):
+    net, x = trained_like("plain", "vgg11", 64, 0), torch.rand(2, 3, 64, 64)
+    with pytest.raises(TypeError, match="model is a Linear"):
+        quantise(nn.Linear(2, 2), x)
+    for wrong in (x[0], x[:, :1], x[:0], x.double(), (255 * x).byte()):
+        with pytest.raises(ValueError, match=r"calibration is \(.*\), torch\..*: give images as \(N, 3, H, W\), N at least 1, torch.float32"):
+            quantise(net, wrong)
+    for wrong in (255 * x, x - 0.5, x / 0):
+        with pytest.raises(ValueError, match="calibration has pixels from .* in \\[0, 1\\]"):
+            quantise(net, wrong)
+    with pytest.raises(ValueError, match="image of 32×32 pixels"):
+        quantise(net, x[..., :32, :32])
+    with pytest.raises(ValueError, match="OpenVINO cannot convert the model for images of 32×32 pixels"):
+        quantise(build("wae", "vgg11", 5, 32, 0.125), torch.rand(1, 3, 32, 32))
+    small = quantise(two_layers(), torch.rand(1, 3, 8, 8))
+    for wrong in (torch.rand(1, 3, 8, 9), torch.rand(3, 8, 8), torch.rand(1, 3, 8, 8).double()):
+        with pytest.raises(ValueError, match=r"images are .*: the model was calibrated for \(B, 3, 8, 8\), torch.float32 on cpu"):
+            small(wrong)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "nncf" else find(name, *a))
+    with pytest.raises(ImportError, match=r"quantise needs nncf; install the extra: pip install 'wae_nb\[quantise\]'"):
+        quantise(net, x)
+
+
+def test_silent(tmp_path):
+    """In a fresh process: nothing is printed, and nothing written, not in the home folder either."""
+    code = "import torch\nfrom test_quantise import *\nquantise(two_layers(), torch.rand(3, 3, 8, 8))(torch.rand(1, 3, 8, 8))"
+    env = {k: v for k, v in os.environ.items() if k not in ("CI", "NNCF_CI")}
+    env |= dict(HOME=str(tmp_path), PYTHONPATH=os.pathsep.join([os.path.dirname(__file__), *sys.path]), PYTHONDONTWRITEBYTECODE="1")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
