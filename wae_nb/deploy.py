@@ -586,7 +586,7 @@ def prepare(
             call(image)
     return call
 
-# %% ../nbs/lib/deploy.ipynb #a092e2ba
+# %% ../nbs/lib/deploy.ipynb #e6ffa119
 _LAYERS = ("Convolution", "FullyConnected", "MatMul")  # OpenVINO's names
 
 
@@ -666,13 +666,12 @@ def quantise(
 ) -> Int8Classifier:  # on the CPU, for images of that size
     "The classifier in eight-bit integers, without training. Raises `ImportError` without the extra `quantise`, `TypeError` and `ValueError` for other input."
     check_quantise()
-    folded = fold(model).to("cpu", torch.float32)
     if calibration.ndim != 4 or calibration.shape[1] != 3 or not len(calibration) or calibration.dtype != torch.float32:
         raise ValueError(f"calibration is {tuple(calibration.shape)}, {calibration.dtype}: give images as (N, 3, H, W), N at least 1, torch.float32")
     low, high = (float(v) for v in calibration.aminmax())
     if not (low >= 0 and high <= 1):  # or no number
         raise ValueError(f"calibration has pixels from {low:g} to {high:g}: give them in [0, 1]")
-    images = calibration.detach().cpu().split(1)
+    folded, images = fold(model).to("cpu", torch.float32), calibration.detach().cpu().split(1)
     with torch.no_grad():
         folded(images[0])  # a size that the heads do not take is refused here, in one line
     converted = _to_openvino(folded, images[0], -1)
