@@ -245,19 +245,20 @@ def test_rescale_is_least_squares(rows, channels, defect):
         assert math.isclose(w[0], w[-1], rel_tol=1e-8)
 
 
+# with 4000 rows; from 500, the weights of 64 channels do no good on other images
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "resnet18"])
 def test_rescaled_layer_is_nearer(trained, photos, backbone):
-    """Layer by layer: the next one's sampled outputs are as near as least squares can bring them, and new samples too are nearer than without."""
+    """The next layer's sampled outputs are as near as least squares can bring them; on other images they are nearer than without, on average over layers."""
     images, labels = photos["train"]
-    batches = [(images[:24], labels[:24]), (images[24:40], labels[24:40])]
+    batches, others = [(images[:24], labels[:24]), (images[24:40], labels[24:40])], [photos["test"]]
     without, rescaled = [], []
     for place in flat(places(trained(backbone), "thinet")):
         net = copy.deepcopy(trained(backbone))
         reader = net.get_submodule(place.reader)
-        X, new = (sample(net, reader, batches, 1000, seed) for seed in (5, 6))
+        X, new = sample(net, reader, batches, 4000, 5), sample(net, reader, others, 2000, 6)
         kept = thinet_choice(X, reader.in_channels // 2)
-        prune_thinet(net, [place], 0.5, batches, 1000, 5)
-        Z, fresh = (sample(net, reader, batches, 1000, seed) for seed in (5, 6))
+        prune_thinet(net, [place], 0.5, batches, 4000, 5)
+        Z, fresh = sample(net, reader, batches, 4000, 5), sample(net, reader, others, 2000, 6)
         y, x = X.sum(1).numpy(), X[:, kept].numpy()
         residual = np.square(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]).sum()
         assert math.isclose(residual, float((X.sum(1) - Z.sum(1)).square().sum()), rel_tol=1e-3)
@@ -315,11 +316,11 @@ def losses_less(net, place, images, labels, left):
     return loss.view(n, -1)
 
 
+# with three seeds: channels silenced .94 to .99 in the layers of 128 channels, .85 to .99 of 64, .69 to .98 of 32, .55 to .96 of 16, where one is no small
+# change any more; a tenth of each channel taken away .93 to 1 in every layer
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "resnet18"])
 def test_taylor_scores_rank_as_the_loss_does(trained, photos, backbone):
-    """On images that training did not see, against the loss without each channel: a Spearman correlation of .9 in the layers of 128 channels.
-
-    To first order alone: in the first layers a channel of sixteen is no small change. With a tenth of it taken away every layer's scores rank well."""
+    """On images that training did not see, Spearman's correlation with the change of the loss without each channel, and without a tenth of it."""
     net, parts = trained(backbone), places(trained(backbone), "taylor")
     images, labels = (t[::3] for t in photos["test"])
     with torch.no_grad():
@@ -591,14 +592,15 @@ def without_torch_pruning(monkeypatch):
 
 
 def test_torch_pruning_is_not_installed(monkeypatch, tmp_path, smoke):
-    """A run says so before the network that it starts from is trained."""
-    exp, _ = smoke
+    """A run says so before the network that it starts from is trained; a finished one can be used."""
+    exp, made = smoke
     without_torch_pruning(monkeypatch)
     said = r"pruning needs torch-pruning; install the extra: pip install 'wae_nb\[pruning\]'"
     for method in PRUNERS:
         with raises(ImportError, said):
             get_or_train(exp.specs(method, keep=0.5)[0], exp.data, exp.engine, tmp_path)
-    assert not list(tmp_path.glob("*/*"))
+    assert not list(tmp_path.iterdir())
+    assert [replace(run, record=run.record).model(torch.rand(1, 3, 32, 32)).s.shape for run in made.values()] == [(1, 4)] * 2
     net = lively("resnet18")
     with raises(ImportError, said):
         remove_channels(net, {"low_net.layer1.0.conv1": [0]}, torch.rand(1, 3, 32, 32))
@@ -678,11 +680,10 @@ def counted(monkeypatch, name, cut_at=0):
 
 @pytest.mark.parametrize("method", PRUNERS)
 def test_pruned_run_is_cut_off(smoke, method, tmp_path, monkeypatch):
-    """Before the third part is pruned, before it is trained, before the end is trained and before the record; in another folder, its parent trained anew.
-
-    It goes on, prunes no part twice, and ends where one in one go ends, every weight to the bit."""
+    """Four times, in another folder, its parent trained anew: it goes on, prunes no part twice, and ends where one in one go ends, every weight to the bit."""
     run, exp = smoke[1][method], experiment(tmp_path)
     prune, parts, spec = f"prune_{method}", len(run.record["parts"]), spec_of(exp, method)
+    # before the third part is pruned, before it is trained, before the end is trained, and before the record
     for name, at, prunings in [(prune, 3, 3), ("fit", 1, 1), ("fit", parts - 1, parts - 3), ("_finish", 1, 0)]:
         with monkeypatch.context() as m:
             called = counted(m, name, at)
