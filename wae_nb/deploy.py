@@ -586,7 +586,7 @@ def prepare(
             call(image)
     return call
 
-# %% ../nbs/lib/deploy.ipynb #e6ffa119
+# %% ../nbs/lib/deploy.ipynb #b97c82fd
 _LAYERS = ("Convolution", "FullyConnected", "MatMul")  # OpenVINO's names
 
 
@@ -642,14 +642,16 @@ class Int8Classifier(nn.Module):
         kernels = [op["primitiveType"].astype(str) for op in ops if op["layerType"].astype(str) in _LAYERS]
         return Int8Layers(sum(k.endswith("_I8") for k in kernels), len(kernels))
 
-
+# %% ../nbs/lib/deploy.ipynb #b01bc489
 def _pools_for_int8(converted) -> None:
-    "Max pools that round up, as the operator that OpenVINO's low precision knows; without padding no window begins outside, so both round alike."
+    "Max pools that round up, as the operator that OpenVINO's low precision knows; both round alike where no window can begin outside."
     from openvino import opset1
 
     for op in converted.get_ordered_ops():
         a = op.get_attributes() if op.get_type_name() == "MaxPool" else {}
-        if a.get("rounding_type") == "ceil_torch" and not any(a["pads_begin"] + a["pads_end"]) and set(a["dilations"]) == {1}:
+        if a.get("rounding_type") != "ceil_torch" or any(a["pads_begin"] + a["pads_end"]) or set(a["dilations"]) != {1}:
+            continue
+        if all(k >= step for k, step in zip(a["kernel"], a["strides"])):
             pool = opset1.max_pool(op.input_value(0), a["strides"], a["pads_begin"], a["pads_end"], a["kernel"], "ceil")
             op.output(0).replace(pool.output(0))
 
