@@ -75,6 +75,11 @@ def some_channels(net, parts, seed):
     return out
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
 @functools.cache
 def made_once(backbone, size):
     return trained_like("plain", backbone, size, size)
@@ -429,6 +434,7 @@ def test_pruned_as_published(structure, backbone, keep, count, millions):
 
 @pytest.mark.parametrize("structure, count, millions", [("gap", 4_668_084_224, "8.32"), ("tiny", 1_004_578_816, "1.32")])
 def test_published_without_fully_connected_layers(structure, count, millions):
+    """Operations and parameters to the digits that were given; the mean is over 14×14 maps."""
     with torch.device("meta"):
         net = thinet(structure, 1000)
     assert macs(net) == count and f"{parameters(net) / 1e6:.2f}" == millions
@@ -516,7 +522,7 @@ def test_pruned_network_comes_back(pruned, tmp_path):
     fresh.low_net.requires_grad_(False)
     fit_shapes(fresh, load_file(tmp_path / "model.safetensors")).eval()
     assert not any(p.requires_grad for p in fresh.low_net.parameters()) and all(p.requires_grad for p in fresh.head_low.parameters())
-    assert layer_widths(fresh) == layer_widths(net) and macs(fresh, 75) == macs(net, 75)
+    assert str(fresh) == str(net) and layer_widths(fresh) == layer_widths(net) and macs(fresh, 75) == macs(net, 75)
     for shape in [(2, 3, 75, 75)] + [(1, 3, 97, 50)] * (not backbone.startswith("vgg")):
         image = torch.rand(shape)
         with torch.no_grad():
@@ -542,6 +548,7 @@ def test_pruned_network_deployed(pruned):
 
 
 def raises(error, match):
+    """An error whose message is one line."""
     return pytest.raises(error, match=rf"\A[^\n]*{match}[^\n]*\Z")
 
 
@@ -649,7 +656,7 @@ def test_run_of_a_pruned_network(smoke, method, capsys):
     counts = [parent.record["macs"], *(part["macs"] for part in record["parts"])]
     assert len(counts) == 1 + {"thinet": 8, "taylor": 3}[method] and counts == sorted(counts, reverse=True) and counts[-1] == record["macs"]
     if method == "taylor":
-        assert all(count <= counts[0] * 0.5 ** ((i + 1) / 3) for i, count in enumerate(counts[1:]))
+        assert all(0.9 < count / (counts[0] * 0.5 ** (i / 3)) <= 1 for i, count in enumerate(counts))
     else:
         inner = {place.layer for place in flat(places(parent.model, "thinet"))}
         assert record["widths"] == {n: w // 2 if n in inner else w for n, w in layer_widths(parent.model).items()}
@@ -701,19 +708,17 @@ def test_pruned_run_is_cut_off(smoke, method, tmp_path, monkeypatch):
 
 def test_other_runs_keep_their_names(root):
     """What pruning added is not in the name of a run without it: those of the committed records are still theirs."""
-    specs = {}
-    for kind, profile in itertools.product(PROFILES, ("demo", "small")):
-        size = PROFILES[kind][profile]
-        specs[kind, profile] = lambda backbone, data, n, seed, size=size: RunSpec(
-            "plain", backbone, data, size.recipe(backbone, n), seed, image_size=size.image_size, width=size.width
-        )
-    spec = specs["faces", "demo"]("vgg16", "data", 100, 0)
+
+    def plain(size, backbone, data, n, seed):
+        return RunSpec("plain", backbone, data, size.recipe(backbone, n), seed, image_size=size.image_size, width=size.width)
+
+    sizes = [PROFILES[kind][profile] for kind, profile in itertools.product(PROFILES, ("demo", "small", "paper"))]
+    spec = plain(sizes[0], "vgg16", "data", 100, 0)
     assert not {"keep", "prune"} & set(spec.decisive()) and "images" not in spec.decisive()["stage_recipe"] and spec.keep == 1
     found = []
     for path in sorted((root / "figures").glob("*/records/plain-*-plain-training-*.json")):
         record = json.loads(path.read_text())
         if "history" in record:
-            d, counts = record["decisive"], record["data"]
-            assert set(d) == set(spec.decisive()) and set(d["stage_recipe"]) == set(spec.decisive()["stage_recipe"])
-            found.append(any(make(d["backbone"], d["data"], counts["train"], record["seed"]).name == record["name"] for make in specs.values()))
+            args = record["decisive"]["backbone"], record["decisive"]["data"], record["data"]["train"], record["seed"]
+            found.append(any(plain(size, *args).name == record["name"] for size in sizes))
     assert any(found)
