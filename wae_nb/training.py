@@ -121,7 +121,7 @@ def paper_recipe(
         ),
     )
 
-# %% ../nbs/lib/training.ipynb #118a2a94
+# %% ../nbs/lib/training.ipynb #1f7bfdfb
 def short_recipe(
     name: str,  # kept in the record
     images: int,  # in the training split
@@ -143,6 +143,7 @@ def short_recipe(
         prune=PruneRecipe(
             between=StageRecipe(lr=lr / 5, epochs=1, label_smoothing=label_smoothing, images=max(images // 8, batch_size), **stage | dict(schedule="constant")),
             end=StageRecipe(lr=lr / 2, epochs=math.ceil(epochs * 0.4), label_smoothing=label_smoothing, **stage),
+            images=min(max(images // 8, batch_size), 1000),
         ),
         init="kaiming",
         dropout=0.2,
