@@ -23,7 +23,9 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from wae_nb.packed import DataError, Dataset, Source, open_pack, pack, progress_bar
+from wae_nb.data.folder import DataError, ImageFile
+from wae_nb.data.pack import Dataset, open_pack, pack
+from wae_nb.data.progress import progress_bar
 
 TRAIN, VAL, CLASSES = 1_281_167, 50_000, 1_000  # of ILSVRC2012
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -49,9 +51,9 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if WNID.fullmatch(p.name) and p.is_dir())
 
 
-def from_folders(folder: Path, split: str) -> list[Source]:
+def from_folders(folder: Path, split: str) -> list[ImageFile]:
     wnids = progress_bar(class_folders(folder), desc=f"listing {folder.name}")
-    return [Source(folder / w / name, f"{folder.name}/{w}/{name}", w, split) for w in wnids for name in images(folder / w)]
+    return [ImageFile(folder / w / name, f"{folder.name}/{w}/{name}", w, split) for w in wnids for name in images(folder / w)]
 
 
 def members(archive: str, size: int, **opened) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -72,7 +74,7 @@ def members(archive: str, size: int, **opened) -> Iterator[tuple[tarfile.TarFile
         stop(f"{archive} cannot be read beyond byte {reached:,} of {size:,} ({e}); fetch it again")
 
 
-def from_train_archive(path: Path) -> list[Source]:
+def from_train_archive(path: Path) -> list[ImageFile]:
     """The images of a tar of tars, one for each class."""
     found = []
     for tar, outer in progress_bar(members(str(path), path.stat().st_size, name=path), desc="listing train", total=CLASSES):
@@ -81,16 +83,16 @@ def from_train_archive(path: Path) -> list[Source]:
             continue
         for _, m in members(f"{path}: {outer.name}", outer.size, fileobj=tar.extractfile(outer)):
             if is_image(name := Path(m.name).name):
-                found.append(Source(path, f"train/{wnid}/{name}", wnid, "train", outer.offset_data + m.offset_data, m.size))
+                found.append(ImageFile(path, f"train/{wnid}/{name}", wnid, "train", outer.offset_data + m.offset_data, m.size))
     return found
 
 
-def from_val_archive(path: Path) -> list[Source]:
+def from_val_archive(path: Path) -> list[ImageFile]:
     listed = progress_bar(members(str(path), path.stat().st_size, name=path), desc="listing val", total=VAL)
-    return [Source(path, name, "", "test", m.offset_data, m.size) for _, m in listed if is_image(name := Path(m.name).name)]
+    return [ImageFile(path, name, "", "test", m.offset_data, m.size) for _, m in listed if is_image(name := Path(m.name).name)]
 
 
-def find_train(source: Path) -> list[Source]:
+def find_train(source: Path) -> list[ImageFile]:
     if (source / "train").is_dir():
         return from_folders(source / "train", "train")
     if (source / TRAIN_TAR).is_file():
@@ -98,20 +100,20 @@ def find_train(source: Path) -> list[Source]:
     stop(f"{str(source)!r} has neither a folder train/ nor {TRAIN_TAR}; give the folder that holds ImageNet")
 
 
-def find_val(source: Path) -> list[Source]:
+def find_val(source: Path) -> list[ImageFile]:
     """The validation images; without labels where there are no class folders."""
     val = source / "val"
     if not val.is_dir():
         if not (source / VAL_TAR).is_file():
             stop(f"{str(source)!r} has neither a folder val/ nor {VAL_TAR}; give the folder that holds ImageNet")
         return from_val_archive(source / VAL_TAR)
-    flat = [Source(val / name, name, "", "test") for name in images(val)]
+    flat = [ImageFile(val / name, name, "", "test") for name in images(val)]
     if flat and (folders := class_folders(val)):
         stop(f"{str(val)!r} holds {len(flat):,} images beside {len(folders):,} class folders; move them into their folders, or all images out of them")
     return flat or from_folders(val, "test")
 
 
-def check_counts(source: Path, train: list[Source], val: list[Source], partial: bool) -> bool:
+def check_counts(source: Path, train: list[ImageFile], val: list[ImageFile], partial: bool) -> bool:
     """Whether it is all of ImageNet."""
     classes = len({s.label for s in train})
     whole = (len(train), len(val), classes) == (TRAIN, VAL, CLASSES)
@@ -153,7 +155,7 @@ def read_ids(*folders: Path) -> dict[str, str]:
         stop(f"{where} is not the development kit's list of classes ({type(e).__name__}: {e}); fetch it again")
 
 
-def read_truth(given: Path | None, source: Path, val: list[Source]) -> tuple[str, dict[str, str]]:
+def read_truth(given: Path | None, source: Path, val: list[ImageFile]) -> tuple[str, dict[str, str]]:
     """Where the ground truth is, and the wnid of each validation image by its name without ending."""
     if given and not given.is_file():
         stop(f"--ground-truth {str(given)!r} is not a file")
@@ -169,7 +171,7 @@ def read_truth(given: Path | None, source: Path, val: list[Source]) -> tuple[str
     return where, by_order(where, [line[0] for line in lines], [source, *([given.parent] if given else [])], val)
 
 
-def by_name(where: str, lines: list[list[str]], val: list[Source]) -> dict[str, str]:
+def by_name(where: str, lines: list[list[str]], val: list[ImageFile]) -> dict[str, str]:
     if short := [i for i, line in enumerate(lines, 1) if len(line) < 2]:
         stop(f"{where}: entry {short[0]:,} has no class; each should be a file name and a wnid")
     truth = {Path(line[0]).stem: line[1] for line in lines}
@@ -181,7 +183,7 @@ def by_name(where: str, lines: list[list[str]], val: list[Source]) -> dict[str, 
     return truth
 
 
-def by_order(where: str, classes: list[str], folders: list[Path], val: list[Source]) -> dict[str, str]:
+def by_order(where: str, classes: list[str], folders: list[Path], val: list[ImageFile]) -> dict[str, str]:
     if len(classes) == len(val):
         stems = [Path(s.name).stem for s in val]
     elif len(classes) == VAL:  # the whole ground truth also serves a part of the images
@@ -196,7 +198,7 @@ def by_order(where: str, classes: list[str], folders: list[Path], val: list[Sour
     return dict(zip(stems, classes))
 
 
-def label(val: list[Source], truth: dict[str, str], where: str, known: set[str]) -> list[Source]:
+def label(val: list[ImageFile], truth: dict[str, str], where: str, known: set[str]) -> list[ImageFile]:
     """The validation images with their classes, named as if they lay in class folders."""
     labels = [truth.get(Path(s.name).stem) for s in val]
     if missing := [s.name for s, c in zip(val, labels) if c is None]:
@@ -207,7 +209,7 @@ def label(val: list[Source], truth: dict[str, str], where: str, known: set[str])
     return [s._replace(name=f"val/{c}/{s.name}", label=c) for s, c in zip(val, labels)]
 
 
-def find(source: Path, ground_truth: Path | None, partial: bool) -> tuple[list[Source], bool]:
+def find(source: Path, ground_truth: Path | None, partial: bool) -> tuple[list[ImageFile], bool]:
     """Every image, sorted by name, and whether it is all of ImageNet."""
     if not source.is_dir():
         stop(f"{str(source)!r} is not a folder; give the one that holds ImageNet")
@@ -233,7 +235,7 @@ def check_target(source: Path, target: Path) -> None:
         stop(f"the target {str(target)!r} is there and is not a pack; remove it, or name another folder")
 
 
-def open_same(target: Path, sources: list[Source], size: int) -> Dataset:
+def open_same(target: Path, sources: list[ImageFile], size: int) -> Dataset:
     """The finished pack, if it was made of these images at this size."""
     data = open_pack(target)
     if data.images.shape[1] != size or data.files != tuple(s.name for s in sources):
@@ -244,7 +246,7 @@ def open_same(target: Path, sources: list[Source], size: int) -> Dataset:
     return data
 
 
-def make(target: Path, name: str, sources: list[Source], size: int, workers: int | None) -> Dataset:
+def make(target: Path, name: str, sources: list[ImageFile], size: int, workers: int | None) -> Dataset:
     place = next(p for p in target.parents if p.exists())
     needed, free = len(sources) * 3 * size**2, shutil.disk_usage(place).free
     print(f"{len(sources):,} images at {size}×{size}: {needed / 1e9:.1f} GB in {target}, {free / 1e9:.1f} GB free", flush=True)

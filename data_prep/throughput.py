@@ -21,10 +21,11 @@ import numpy as np
 import torch
 from torchvision import datasets, transforms
 
-from wae_nb.data import crop, crop_offsets, load, loader
-from wae_nb.packed import Dataset
-from wae_nb.runs import project_root
-from wae_nb.timing import hardware, resolve_device
+from wae_nb.data.batches import crop, crop_offsets, loader
+from wae_nb.data.sets import load
+from wae_nb.data.pack import Dataset
+from wae_nb.train.records import project_root
+from wae_nb.measure.machine import hardware, resolve_device
 
 
 def stop(message: str) -> None:

@@ -8,11 +8,11 @@ import pywt
 import torch
 from torch import nn
 
-from wae_nb.analysis import layers, linear_fit, properties, radial_power, response
-from wae_nb.backbones import features
-from wae_nb.decomposers import DWT
-from wae_nb.timing import macs
-from wae_nb.wae import WAE, Decoder, Decomposition, Encoder
+from wae_nb.lab.analysis import layers, linear_fit, properties, radial_power, response
+from wae_nb.method.backbones import features
+from wae_nb.method.decomposers import DWT
+from wae_nb.measure.cost import macs
+from wae_nb.method.wae import WAE, Decoder, Decomposition, Encoder
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 15), (31, 20), (1, 7)])

@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from wae_nb.data import DataError, load
+from wae_nb.data.folder import DataError
+from wae_nb.data.sets import load
 
 sys.path.insert(0, str(ROOT / "data_prep"))
 import cacd  # noqa: E402

@@ -14,9 +14,11 @@ SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from wae_nb.data import load
-from wae_nb.runs import RunSpec, get_or_train
-from wae_nb.training import Engine, short_recipe
+from wae_nb.data.sets import load
+from wae_nb.train.runs import get_or_train
+from wae_nb.train.specs import RunSpec
+from wae_nb.train.engine import Engine
+from wae_nb.train.recipes import short_recipe
 
 folder, stage, epochs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 data = load(None, 32, folder / "data", demo_shape=(4, 20))

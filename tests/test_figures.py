@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from wae_nb.bench import ROWS
+from wae_nb.lab.timing import ROWS
 
 TABLES = sorted((ROOT / "figures").glob("*/table6-*.csv"))
 

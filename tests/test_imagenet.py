@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import wae_nb.packed as packed
-from wae_nb.data import load
+from wae_nb.data.sets import load
 
 sys.path.insert(0, str(ROOT / "data_prep"))
 import imagenet  # noqa: E402
@@ -188,7 +188,7 @@ def test_partial_is_refused(source, tmp_path):
 
 def test_second_run_does_nothing(source, tmp_path, capsys, monkeypatch):
     run(source, tmp_path / "packed")
-    monkeypatch.setattr(packed.Source, "read", lambda s: pytest.fail("it was read again"))
+    monkeypatch.setattr(packed.ImageFile, "read", lambda s: pytest.fail("it was read again"))
     run(source, tmp_path / "packed")
     assert "is packed already; nothing to do" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds another packing .68 images at 32×32, not these 68 at 48×48.; remove it"):
@@ -202,8 +202,8 @@ KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import imagenet, wae_nb.packed as packed
-packed.BLOCK, read = 16, packed.Source.read
-packed.Source.read = lambda s: (time.sleep(0.05), read(s))[1]
+packed.BLOCK, read = 16, packed.ImageFile.read
+packed.ImageFile.read = lambda s: (time.sleep(0.05), read(s))[1]
 imagenet.main(sys.argv[2:])
 """
 
@@ -221,9 +221,9 @@ def test_killed_and_finished(tmp_path, monkeypatch, capsys):
     assert process.returncode == -signal.SIGKILL and not target.exists()
     packed_before = 16 * (journal.read_text().count("\n") - 1)
     assert 16 <= packed_before < 68
-    reads, read = [], packed.Source.read
+    reads, read = [], packed.ImageFile.read
     monkeypatch.setattr(packed, "BLOCK", 16)
-    monkeypatch.setattr(packed.Source, "read", lambda s: (reads.append(s), read(s))[1])
+    monkeypatch.setattr(packed.ImageFile, "read", lambda s: (reads.append(s), read(s))[1])
     a = run(source, target, "--verify")
     assert len(reads) == 68 - packed_before and not (tmp_path / "packed.part").exists()
     assert "going on with" in capsys.readouterr().out
@@ -382,8 +382,8 @@ def test_real_images(tmp_path, capsys):
 FLAT_MEMORY = """
 import os, resource, sys
 from pathlib import Path
-from wae_nb.data import loader
-from wae_nb.packed import open_pack
+from wae_nb.data.batches import loader
+from wae_nb.data.pack import open_pack
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -409,7 +409,7 @@ def test_memory_stays_flat(tmp_path):
     stat = (folder / "images.npy").stat()
     if stat.st_blocks * 512 > 10**8:
         pytest.skip("the file system has no sparse files")
-    sources = [packed.Source(folder, str(i), f"class{i % 10}", "train" if i % 20 else "test") for i in range(n)]
+    sources = [packed.ImageFile(folder, str(i), f"class{i % 10}", "train" if i % 20 else "test") for i in range(n)]
     packed.finish_pack(folder, "sparse", sources, [True] * n, "")
     said = subprocess.run([sys.executable, "-c", FLAT_MEMORY, folder], capture_output=True, text=True, check=True).stdout
     grown, peak = map(float, said.split())

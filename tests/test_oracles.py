@@ -7,10 +7,10 @@ import pytest
 import pywt
 import torch
 
-from wae_nb.classifier import Scores
-from wae_nb.decomposers import DWT
-from wae_nb.losses import classification_loss, joint_loss, transform_loss
-from wae_nb.wae import WAE, Decomposition
+from wae_nb.method.classifier import Scores
+from wae_nb.method.decomposers import DWT
+from wae_nb.method.losses import classification_loss, joint_loss, transform_loss
+from wae_nb.method.wae import WAE, Decomposition
 
 
 @pytest.mark.parametrize("size", [(8, 8), (64, 64), (224, 224), (33, 47), (1, 5), (2, 3), (17, 32), (255, 254)])
@@ -67,7 +67,7 @@ def test_wae_gradient():
 def test_linear_encoder_is_one_9x9_convolution():
     """Without its ReLUs the encoder is linear: its answer to an impulse is at most 9×9 wide."""
     torch.manual_seed(0)
-    from wae_nb.wae import Encoder
+    from wae_nb.method.wae import Encoder
 
     enc = Encoder(activation="none").double()
     x = torch.zeros(1, 3, 33, 33, dtype=torch.float64, requires_grad=True)

@@ -19,31 +19,23 @@ from test_timing import difference, trained_like
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from wae_nb import runs
-from wae_nb.classifier import build
-from wae_nb.data import crop, load
-from wae_nb.deploy import fold, fuse
-from wae_nb.pruning import (
-    PRUNERS,
-    check_keep,
-    contributions,
-    fit_shapes,
-    layer_macs,
-    layer_widths,
-    places,
-    prune_taylor,
-    prune_thinet,
-    remove_channels,
-    rescale,
-    sample,
-    taylor_choice,
-    taylor_scores,
-    thinet,
-    thinet_choice,
-)
-from wae_nb.runs import PROFILES, Experiment, RunSpec, get_or_train
-from wae_nb.timing import macs
-from wae_nb.training import paper_recipe
+from wae_nb.train import runs
+from wae_nb.method.classifier import build
+from wae_nb.data.batches import crop
+from wae_nb.data.sets import load
+from wae_nb.deploy.folding import fold
+from wae_nb.deploy.fused import fuse
+from wae_nb.prune.pruners import PRUNERS
+from wae_nb.prune.structures import thinet
+from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_layers, remove_channels
+from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
+from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice
+from wae_nb.lab.experiment import Experiment
+from wae_nb.lab.profiles import PROFILES
+from wae_nb.train.runs import get_or_train
+from wae_nb.train.specs import RunSpec
+from wae_nb.measure.cost import macs
+from wae_nb.train.recipes import paper_recipe
 
 
 def flat(parts):
@@ -137,10 +129,10 @@ def test_contributions_are_what_each_channel_puts_out(size, kernel, stride, padd
     """Each row is some output of the convolution, channel by channel and without the bias, and no output is left out."""
     torch.manual_seed(sum(size))
     conv, x = nn.Conv2d(4, 3, kernel, stride, padding, dilation, dtype=dtype), torch.randn(2, 4, *size, dtype=dtype)
-    X = contributions(conv, x, 3000, torch.Generator().manual_seed(1))
+    X = channel_contributions(conv, x, 3000, torch.Generator().manual_seed(1))
     assert X.shape == (3000, 4) and X.dtype == torch.float64
-    assert torch.equal(X, contributions(conv, x, 3000, torch.Generator().manual_seed(1)))
-    assert not torch.equal(X, contributions(conv, x, 3000, torch.Generator().manual_seed(2)))
+    assert torch.equal(X, channel_contributions(conv, x, 3000, torch.Generator().manual_seed(1)))
+    assert not torch.equal(X, channel_contributions(conv, x, 3000, torch.Generator().manual_seed(2)))
     with torch.no_grad():
         weight, geometry = conv.weight.double(), (stride, padding, dilation)
         whole = F.conv2d(x.double(), weight, None, *geometry).flatten()
@@ -155,24 +147,24 @@ def test_contributions_of_a_silent_channel():
     """Zero in the input, zero in its column and nowhere else."""
     torch.manual_seed(0)
     conv, x = nn.Conv2d(5, 8, 3, 1, 1), torch.rand(3, 5, 7, 12)
-    X = contributions(conv, x, 100, torch.Generator().manual_seed(0))
+    X = channel_contributions(conv, x, 100, torch.Generator().manual_seed(0))
     for c in range(5):
         silent = x.clone()
         silent[:, c] = 0
-        Z = contributions(conv, silent, 100, torch.Generator().manual_seed(0))
+        Z = channel_contributions(conv, silent, 100, torch.Generator().manual_seed(0))
         assert not Z[:, c].any() and all(torch.equal(X[:, k], Z[:, k]) for k in range(5) if k != c)
 
 
 def test_sample_sees_what_the_layer_takes(trained, photos):
-    """In a network: over all batches, at the same places for the same seed, and the hook is gone."""
-    net, place = trained("vgg11_bn"), places(trained("vgg11_bn"), "thinet")[1][0]
+    """In a network: over all batches, at the same prunable_layers for the same seed, and the hook is gone."""
+    net, place = trained("vgg11_bn"), prunable_layers(trained("vgg11_bn"), "thinet")[1][0]
     images, labels = photos["train"]
     batches = [(images[:16], labels[:16]), (images[16:20], labels[16:20]), (images[20:50], labels[20:50])]
     reader = net.get_submodule(place.reader)
     X = sample(net, reader, batches, 100, 3)
     at, g = int(place.reader.split(".")[1]), torch.Generator().manual_seed(3)
     with torch.no_grad():
-        expected = [contributions(reader, net.low_net[:at](net.norm_low(net.decompose(x).low)), 34, g) for x, _ in batches]
+        expected = [channel_contributions(reader, net.low_net[:at](net.norm_low(net.decompose(x).low)), 34, g) for x, _ in batches]
     assert X.shape == (102, reader.in_channels) and torch.equal(X, torch.cat(expected)) and not reader._forward_pre_hooks
 
 
@@ -187,7 +179,7 @@ def little_layers(kind, images):
         layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, c, 3), *[nn.BatchNorm2d(c)] * (kind == "normed"), nn.ReLU()]
         with torch.no_grad():
             maps = nn.Sequential(*layers)(images[torch.randint(len(images), (8,))])
-            yield contributions(nn.Conv2d(c, 16, 3, padding=1), maps, 400, torch.Generator().manual_seed(seed))
+            yield channel_contributions(nn.Conv2d(c, 16, 3, padding=1), maps, 400, torch.Generator().manual_seed(seed))
 
 
 # of 200 choices, behind ReLU 99 % were the best of all, behind a batch norm 84 % and among Gaussian layers 72 %
@@ -257,7 +249,7 @@ def test_rescaled_layer_is_nearer(trained, photos, backbone):
     images, labels = photos["train"]
     batches, others = [(images[:24], labels[:24]), (images[24:40], labels[24:40])], [photos["test"]]
     without, rescaled = [], []
-    for place in flat(places(trained(backbone), "thinet")):
+    for place in flat(prunable_layers(trained(backbone), "thinet")):
         net = copy.deepcopy(trained(backbone))
         reader = net.get_submodule(place.reader)
         X, new = sample(net, reader, batches, 4000, 5), sample(net, reader, others, 2000, 6)
@@ -282,7 +274,7 @@ def test_taylor_scores_are_derivatives(backbone):
     net = lively(backbone).double()
     for p in list(net.parameters())[::2]:
         p.requires_grad_(False)
-    parts, batches, asked = places(net, "taylor"), batches_of(75, 1, 2, dtype=torch.float64), [p.requires_grad for p in net.parameters()]
+    parts, batches, asked = prunable_layers(net, "taylor"), batches_of(75, 1, 2, dtype=torch.float64), [p.requires_grad for p in net.parameters()]
     scores = taylor_scores(net.train(), parts, batches)
     assert asked == [p.requires_grad for p in net.parameters()] and all(p.grad is None for p in net.parameters()) and not net.training
     assert list(scores) == [place.layer for place in flat(parts)]
@@ -326,7 +318,7 @@ def losses_less(net, place, images, labels, left):
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "resnet18"])
 def test_taylor_scores_rank_as_the_loss_does(trained, photos, backbone):
     """On images that training did not see, Spearman's correlation with the change of the loss without each channel, and without a tenth of it."""
-    net, parts = trained(backbone), places(trained(backbone), "taylor")
+    net, parts = trained(backbone), prunable_layers(trained(backbone), "taylor")
     images, labels = (t[::3] for t in photos["test"])
     with torch.no_grad():
         whole = net(images).s.double()
@@ -345,7 +337,7 @@ def test_taylor_scores_rank_as_the_loss_does(trained, photos, backbone):
 def test_taylor_choice_meets_the_budget(backbone, size, share):
     """Lowest scores first, no more than necessary, something left of each layer; the operations are the network's own to the digit."""
     net = lively(backbone, size)
-    parts, per, whole = places(net, "taylor"), layer_macs(net, size), macs(net, size)
+    parts, per, whole = prunable_layers(net, "taylor"), layer_macs(net, size), macs(net, size)
     assert sum(per.values()) == whole
     torch.manual_seed(size)
     width = {place.layer: net.get_submodule(place.layer).out_channels for place in flat(parts)}
@@ -379,7 +371,7 @@ def test_taylor_choice_meets_the_budget(backbone, size, share):
 def test_taylor_choice_down_to_one_channel():
     """The least there is can be asked for; less is refused, and so it is in `prune_taylor`."""
     net = lively("vgg11_bn")
-    parts, per = places(net, "taylor"), layer_macs(net, 75)
+    parts, per = prunable_layers(net, "taylor"), layer_macs(net, 75)
     width = {place.layer: net.get_submodule(place.layer).out_channels for place in flat(parts)}
     thin = copy.deepcopy(net)
     remove_channels(thin, {layer: list(range(1, n)) for layer, n in width.items()}, torch.rand(1, 3, 75, 75))
@@ -406,7 +398,7 @@ def parameters(net):
 def to_the_share(net, keep):
     """ThiNet's counts, whichever channels go."""
     gone = {}
-    for place in flat(places(net, "thinet")):
+    for place in flat(prunable_layers(net, "thinet")):
         n = net.get_submodule(place.layer).out_channels
         gone[place.layer] = list(range(n * round(100 * keep) // 100, n))
     return gone
@@ -447,9 +439,9 @@ def test_whole_network_stays(backbone):
     net, image = lively(backbone), torch.rand(3, 3, 75, 75)
     with torch.no_grad():
         before = net(image).s
-    for part in places(net, "thinet"):
+    for part in prunable_layers(net, "thinet"):
         prune_thinet(net, part, 1.0, batches_of(75, 2), 100, 0)
-    prune_taylor(net, places(net, "taylor"), macs(net, 75), batches_of(75, 2))
+    prune_taylor(net, prunable_layers(net, "taylor"), macs(net, 75), batches_of(75, 2))
     with torch.no_grad():
         assert torch.equal(net(image).s, before)
 
@@ -459,7 +451,7 @@ def test_whole_network_stays(backbone):
 def test_removed_is_silenced(backbone, seed):
     """Without channels, a network gives the scores that it gave with their maps at zero, through poolings and the flattening, too."""
     net = lively(backbone)
-    parts, thin = places(net, "taylor"), copy.deepcopy(net).requires_grad_(bool(seed))
+    parts, thin = prunable_layers(net, "taylor"), copy.deepcopy(net).requires_grad_(bool(seed))
     gone = some_channels(net, parts, seed)
     remove_channels(thin, gone, torch.rand(1, 3, 75, 75))
     assert all(p.requires_grad == bool(seed) and p.grad is None for p in thin.parameters())
@@ -481,7 +473,7 @@ def pruned(request):
     """A network of 75 pixels before and after pruning; 0.6 of the channels or of the operations stay."""
     backbone, method = request.param
     net = lively(backbone)
-    whole, parts, batches = copy.deepcopy(net), places(net, method), batches_of(75, 3)
+    whole, parts, batches = copy.deepcopy(net), prunable_layers(net, method), batches_of(75, 3)
     if method == "thinet":
         for part in parts:
             prune_thinet(net, part, 0.6, batches, 300, 1)
@@ -493,7 +485,7 @@ def pruned(request):
 def test_only_what_may_go(pruned):
     """Widths where the method prunes, and nowhere else: not the stem, the residual stream, VGG's last stage under ThiNet, or a fully connected layer."""
     backbone, method, whole, net = pruned
-    before, after, layers = layer_widths(whole), layer_widths(net), {place.layer for place in flat(places(whole, method))}
+    before, after, layers = layer_widths(whole), layer_widths(net), {place.layer for place in flat(prunable_layers(whole, method))}
     if method == "thinet":
         assert after == {n: max(w * 6 // 10, 1) if n in layers else w for n, w in before.items()}
     else:
@@ -510,7 +502,7 @@ def test_only_what_may_go(pruned):
         assert layers == {n for n in before if ".layer" in n and "downsample" not in n} - stay
         assert net.head_low[-1].in_features == whole.head_low[-1].in_features
     norms = {n: m.num_features for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    assert all(norms[place.norm] == after[place.layer] for place in flat(places(net, method)) if place.norm)
+    assert all(norms[place.norm] == after[place.layer] for place in flat(prunable_layers(net, method)) if place.norm)
     assert bool(norms) == (backbone != "vgg16")
 
 
@@ -559,7 +551,7 @@ def test_share_out_of_range(keep):
     for call in [
         lambda: check_keep(keep),
         lambda: RunSpec("thinet", "resnet18", "data", paper_recipe(), keep=keep),
-        lambda: prune_thinet(net, places(net, "thinet")[0], keep, batches_of(32, 0), 10, 0),
+        lambda: prune_thinet(net, prunable_layers(net, "thinet")[0], keep, batches_of(32, 0), 10, 0),
     ]:
         with raises(ValueError, "keep=.*: the share that stays must be above 0 and at most 1"):
             call()
@@ -572,7 +564,7 @@ def test_grouped_convolutions_have_no_rule():
             RunSpec(method, backbone, "data", paper_recipe(backbone), keep=0.5)
     for method in PRUNERS:
         with raises(ValueError, "low_net .Sequential. has no rule for pruning"):
-            places(lively("resnext50_32x4d"), method)
+            prunable_layers(lively("resnext50_32x4d"), method)
 
 
 def test_specs_that_cannot_be():
@@ -649,16 +641,16 @@ def test_run_of_a_pruned_network(smoke, method, capsys):
     exp, made = smoke
     run, net = made[method], made[method].model
     spec, record = run.spec, run.record
-    assert spec.parent.name == exp.specs("plain")[0].name and record["decisive"]["parent"] == spec.parent.decisive()
+    assert spec.parent.name == exp.specs("plain")[0].name and record["decisive"]["parent"] == spec.parent.fingerprint()
     assert (record["decisive"]["keep"], record["decisive"]["prune"]["images"]) == (0.5, 24) and "keep0.5" in spec.name
     assert record["macs"] == macs(net, 32) and record["parameters"] == sum(p.numel() for p in net.parameters()) and record["widths"] == layer_widths(net)
-    parent = runs._finished(spec.parent, exp.runs_dir)
+    parent = runs.finished_run(spec.parent, exp.runs_dir)
     counts = [parent.record["macs"], *(part["macs"] for part in record["parts"])]
     assert len(counts) == 1 + {"thinet": 8, "taylor": 3}[method] and counts == sorted(counts, reverse=True) and counts[-1] == record["macs"]
     if method == "taylor":
         assert all(0.9 < count / (counts[0] * 0.5 ** (i / 3)) <= 1 for i, count in enumerate(counts))
     else:
-        inner = {place.layer for place in flat(places(parent.model, "thinet"))}
+        inner = {place.layer for place in flat(prunable_layers(parent.model, "thinet"))}
         assert record["widths"] == {n: w // 2 if n in inner else w for n, w in layer_widths(parent.model).items()}
     assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors", "record.json"]
     capsys.readouterr()
@@ -714,7 +706,7 @@ def test_other_runs_keep_their_names(root):
 
     sizes = [PROFILES[kind][profile] for kind, profile in itertools.product(PROFILES, ("demo", "small", "paper"))]
     spec = plain(sizes[0], "vgg16", "data", 100, 0)
-    assert not {"keep", "prune"} & set(spec.decisive()) and "images" not in spec.decisive()["stage_recipe"] and spec.keep == 1
+    assert not {"keep", "prune"} & set(spec.fingerprint()) and "images" not in spec.fingerprint()["stage_recipe"] and spec.keep == 1
     found = []
     for path in sorted((root / "figures").glob("*/records/plain-*-plain-training-*.json")):
         record = json.loads(path.read_text())

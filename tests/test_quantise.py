@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from test_timing import trained_like
 from torch import nn
 
-from wae_nb.classifier import DecomposedClassifier, build
-from wae_nb.decomposers import Identity
-from wae_nb.deploy import Int8Classifier, fold, quantise
-from wae_nb.timing import settings
+from wae_nb.method.classifier import DecomposedClassifier, build
+from wae_nb.method.decomposers import Identity
+from wae_nb.deploy.folding import fold
+from wae_nb.deploy.int8 import Int8Classifier, quantise
+from wae_nb.measure.machine import settings
 
 
 def two_layers():
@@ -164,9 +165,9 @@ def test_silent(tmp_path):
         import torch
         from torch import nn
 
-        from wae_nb.classifier import DecomposedClassifier
-        from wae_nb.decomposers import Identity
-        from wae_nb.deploy import quantise
+        from wae_nb.method.classifier import DecomposedClassifier
+        from wae_nb.method.decomposers import Identity
+        from wae_nb.deploy.int8 import quantise
 
         net = DecomposedClassifier(Identity(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(288, 5)))
         print("loaded", file=sys.stderr)

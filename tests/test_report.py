@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, run_notebook
 from test_figures import regenerated
 
-from wae_nb.collect import Report, page
-from wae_nb.runs import RecordError, digest
+from wae_nb.lab.report import Report, page
+from wae_nb.train.records import RecordError, digest
 
 TABLE = re.compile(r"table(\d)-.*")
 COMMITTED = [p for p in sorted((ROOT / "figures").glob("*/table*-*.json")) if p.parent.name != "timing"]

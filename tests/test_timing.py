@@ -9,11 +9,14 @@ import torch
 from conftest import run_notebook
 from torch import nn
 
-from wae_nb import timing
-from wae_nb.bench import ROWS, available_engines, row_model
-from wae_nb.classifier import METHODS, build
-from wae_nb.deploy import ENCODER_TILE, ENGINES, NETWORK_TILE, FusedClassifier, Tiled, check_engine, export_onnx, fold, fuse, prepare
-from wae_nb.timing import macs, roofline, time_pairs
+from wae_nb.measure import latency, machine
+from wae_nb.lab.timing import ROWS, available_engines, row_model
+from wae_nb.method.classifier import METHODS, build
+from wae_nb.deploy.engines import ENGINES, check_engine, export_onnx, prepare
+from wae_nb.deploy.folding import fold
+from wae_nb.deploy.fused import ENCODER_TILE, NETWORK_TILE, FusedClassifier, Tiled, fuse
+from wae_nb.measure.cost import macs, roofline
+from wae_nb.measure.latency import time_pairs
 
 
 def trained_like(method, backbone, image_size, seed):

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from wae_nb import deploy, tradeoff
-from wae_nb.bench import Setting
-from wae_nb.classifier import Scores
-from wae_nb.plots import tradeoff as picture
-from wae_nb.runs import Experiment, RecordError, digest, read_record
-from wae_nb.timing import macs
+from wae_nb.deploy import int8
+from wae_nb.lab import tradeoff
+from wae_nb.lab.timing import Setting
+from wae_nb.method.classifier import Scores
+from wae_nb.lab.plots import tradeoff as picture
+from wae_nb.lab.experiment import Experiment
+from wae_nb.train.records import RecordError, digest, read_record
+from wae_nb.measure.cost import macs
 
 LITTLE = dict(seconds=0.05, min_pairs=2, max_pairs=3, turn=0.0, warmup=1)
 ONE = Setting(threads=1)
@@ -173,18 +175,18 @@ def quantiser(monkeypatch):
 def test_int8_is_tested_like_the_run(trained, quantiser):
     """A network that lost nothing gives the run's own answers; the second time nothing is tested."""
     exp, plain, half = trained
-    record = tradeoff.test_int8(half, exp.data, exp.engine, images=8)
+    record = tradeoff.evaluate_int8(half, exp.data, exp.engine, images=8)
     path = half.folder / f"{half.spec.name}-int8.json"
     assert record == read_record(path) and record["name"] == f"{half.spec.name}-int8" and record["of"] == half.record["digest"]
     assert (record["answers"], record["labels"]) == (half.record["answers"], half.record["labels"])
     assert record["test"].keys() == {"loss", "top1", "top5"} and record["test"] == pytest.approx(half.record["test"], rel=1e-4)
     done = len(quantiser)
-    assert tradeoff.test_int8(half, exp.data, exp.engine, images=8) == record and len(quantiser) == done
-    again = tradeoff.test_int8(half, exp.data, exp.engine, images=9)  # another calibration, another network
+    assert tradeoff.evaluate_int8(half, exp.data, exp.engine, images=8) == record and len(quantiser) == done
+    again = tradeoff.evaluate_int8(half, exp.data, exp.engine, images=9)  # another calibration, another network
     assert again["calibration"] == 9 and len(quantiser) > done
     path.write_text(path.read_text().replace('"top1": ', '"top1": 1', 1))
     with pytest.raises(RecordError, match="was changed after it was written.*remove it"):
-        tradeoff.test_int8(half, exp.data, exp.engine, images=9)
+        tradeoff.evaluate_int8(half, exp.data, exp.engine, images=9)
 
 
 def test_calibration_images(trained, quantiser):
@@ -207,7 +209,7 @@ def test_calibration_images(trained, quantiser):
 
 def test_int8_errors(trained, quantiser):
     exp, plain, half = trained
-    for call in (tradeoff.test_int8, tradeoff.quantised):
+    for call in (tradeoff.evaluate_int8, tradeoff.quantised):
         with pytest.raises(ValueError, match="images=0: calibrate with at least 1"):
             call(half, exp.data, images=0)
         with pytest.raises(ValueError, match="was trained on the data .*, but 'demo-photos' is 1111"):
