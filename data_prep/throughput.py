@@ -22,10 +22,10 @@ import torch
 from torchvision import datasets, transforms
 
 from wae_nb.data.batches import crop, crop_offsets, loader
-from wae_nb.data.sets import load
 from wae_nb.data.pack import Dataset
-from wae_nb.train.records import project_root
+from wae_nb.data.sets import load
 from wae_nb.measure.machine import hardware, resolve_device
+from wae_nb.train.records import project_root
 
 
 def stop(message: str) -> None:

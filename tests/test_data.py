@@ -6,10 +6,13 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
-from wae_nb.data.folder import DataError
+from wae_nb.data import sets
+from wae_nb.data.batches import loader, stream_seed
+from wae_nb.data.folder import DataError, find_images
 from wae_nb.data.sets import load
 
 sys.path.insert(0, str(ROOT / "data_prep"))
@@ -38,6 +41,103 @@ def test_too_many_damaged(people, tmp_path):
     with pytest.raises(DataError, match=r"1 of 40 images are damaged \(id3/02.pgm\), over 1 %"):
         load(people, 32, tmp_path / "cache")
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+
+
+def make_parts(folder, **parts):
+    """Two classes of that many pictures in each part."""
+    for part, n in parts.items():
+        for c in ("ann", "bob"):
+            (folder / part / c).mkdir(parents=True)
+            for k in range(n):
+                Image.fromarray(np.full((9, 9, 3), 10 * k, np.uint8)).save(folder / part / c / f"{part}{k}.png")
+    return folder
+
+
+PARTS = [  # what stands there, and how many images each part of the data set has then
+    (dict(train=20, val=4, test=6), (40, 8, 12)),
+    (dict(Training=20, valid=4, Testing=6), (40, 8, 12)),
+    (dict(TRAIN=20, dev=4, eval=6), (40, 8, 12)),
+    (dict(train=20, val=4), (34, 6, 8)),  # as Imagenette: val is the test, and 15 % of the others are held out
+    (dict(train=20, test=4), (34, 6, 8)),
+    (dict(train=20, Validation=4), (34, 6, 8)),
+]
+
+
+@pytest.mark.parametrize("there, expected", PARTS)
+def test_parts_are_used_as_they_are(tmp_path, there, expected):
+    data = load(make_parts(tmp_path / "set", **there), 32, tmp_path / "cache")
+    assert data.classes == ("ann", "bob") and tuple(len(data.indices(s)) for s in ("train", "val", "test")) == expected
+    tested = next(p for p in list(there)[::-1])
+    assert all(data.files[i].startswith(f"{tested}/") for i in data.indices("test"))
+    if len(there) == 3:
+        assert all(data.files[i].startswith(f"{list(there)[1]}/") for i in data.indices("val"))
+
+
+def test_parts_refused(tmp_path):
+    for case, there, message in [
+        ("a", dict(train=3, holdout=3), r"train/ holds folders \(ann/, …\) and looks like a part"),
+        ("b", dict(train=3, val=3, valid=3), "has val/ and valid/, which both mean val"),
+        ("c", dict(train=3, val=0, test=3), "val/ has no images in class folders"),
+    ]:
+        with pytest.raises(DataError, match=message) as e:
+            find_images(make_parts(tmp_path / case, **there))
+        assert "\n" not in str(e.value)
+
+
+def test_a_class_may_be_called_as_a_part_is(tmp_path):
+    (make_parts(tmp_path, bus=0) / "bus/ann").rename(tmp_path / "train")
+    (tmp_path / "bus/bob").rename(tmp_path / "car")
+    (tmp_path / "bus").rmdir()
+    for c in ("train", "car"):
+        for k in range(3):
+            Image.new("L", (9, 9)).save(tmp_path / c / f"{k}.png")
+    assert {s.label for s in find_images(tmp_path)} == {"train", "car"} and {s.split for s in find_images(tmp_path)} == {""}
+
+
+def test_hidden_and_ignored_files(people, tmp_path, capsys):
+    found = find_images(people)
+    assert capsys.readouterr().out == ""
+    for inner in (".ipynb_checkpoints", "@eaDir"):
+        shutil.copytree(people / "id1", people / "id0" / inner)
+    (people / "empty").mkdir()
+    for name in ("a.heic", "b.HEIC", "notes"):
+        (people / "id2" / name).write_bytes(b"?")
+    assert find_images(people) == found
+    assert capsys.readouterr().out == "people: left out files that are no images: 2 with .heic, 1 with no ending; folders without an image: empty\n"
+
+
+def test_a_demo_pack_is_named_by_its_generator(tmp_path, monkeypatch):
+    first = load(None, 32, tmp_path, demo_shape=(2, 5))
+    drawn = sets.EMBEDDED["faces"]
+    monkeypatch.setitem(sets.EMBEDDED, "faces", drawn._replace(version=drawn.version + 1, picture=lambda i, k: np.full((128, 128, 3), 7, np.uint8)))
+    second = load(None, 32, tmp_path, demo_shape=(2, 5))
+    assert (second.images == 7).all() and (first.images != 7).any() and len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
+
+
+MEANS = {("faces", 1): 95.020, ("photos", 1): 113.998}  # of four pictures; version → what it makes
+
+
+@pytest.mark.parametrize("name", sets.EMBEDDED)
+def test_another_picture_needs_another_version(name):
+    """A changed drawing without a new version would be taken for the old one, found packed."""
+    made = sets.EMBEDDED[name]
+    assert np.mean([made.picture(i, k) for i in (0, 1) for k in (0, 5)]) == pytest.approx(MEANS[name, made.version], abs=0.02)
+
+
+def test_loading_processes_leave_the_global_generator_alone(tmp_path):
+    """What dropout on a CPU draws in an epoch is the same with and without loading processes, and in a run that starts in that epoch."""
+    data = load(None, 32, tmp_path, demo_shape=(3, 10))
+
+    def drawn(workers, epochs):
+        batches, out = loader(data, "train", 8, workers), []
+        for epoch in epochs:
+            torch.manual_seed(stream_seed("epoch", 0, epoch))
+            batches.sampler.generator.manual_seed(stream_seed("order", 0, epoch))
+            out.append([(index.tolist(), float(torch.rand(()))) for _, _, index in batches])
+        return out
+
+    whole = drawn(0, (1, 2, 3))
+    assert drawn(1, (1, 2, 3)) == whole and drawn(1, (2, 3)) == whole[1:]
 
 
 def make_cacd(folder, people=6, pictures=10):

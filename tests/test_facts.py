@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import features, slim
 from wae_nb.method.classifier import METHODS, build
-from wae_nb.measure.cost import macs
 
 
 def meta(*args, **kw):

@@ -1,4 +1,4 @@
-"""ImageNet in all its forms, packed: the same pack from each, taken up again, checked, refused where it is not whole. Imagenette, and the loaders' speed."""
+"""ImageNet in all its forms, packed: the same pack from each, resumed, checked, refused where it is not whole. Imagenette, and the loaders' speed."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from conftest import ROOT
 from PIL import Image
 from scipy.io import savemat
 
-import wae_nb.packed as packed
+from wae_nb.data import pack as packed
 from wae_nb.data.sets import load
 
 sys.path.insert(0, str(ROOT / "data_prep"))
@@ -201,7 +201,7 @@ def test_second_run_does_nothing(source, tmp_path, capsys, monkeypatch):
 KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-import imagenet, wae_nb.packed as packed
+import imagenet, wae_nb.data.pack as packed
 packed.BLOCK, read = 16, packed.ImageFile.read
 packed.ImageFile.read = lambda s: (time.sleep(0.05), read(s))[1]
 imagenet.main(sys.argv[2:])

@@ -8,6 +8,7 @@ __all__ = ['lock', 'write_json']
 # %% ../../nbs/lib/data/files.ipynb #27beb7d6
 import json
 import os
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +34,22 @@ def lock(
         held.release()
 
 # %% ../../nbs/lib/data/files.ipynb #995673b6
-def write_json(path: Path, value) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
+def write_json(
+    path: Path,  # replaced if it is there; its folder must be
+    value,  # plain data
+) -> None:
+    "Write a file whole or not at all; of several writers at once, the last one's stays."
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)  # a name of each writer's own
+    try:
+        with open(handle, "w") as f:
+            f.write(json.dumps(value, indent=1))
+        os.chmod(part, 0o666 & ~_umask())  # a temporary file is the owner's alone
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask

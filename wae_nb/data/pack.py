@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +158,7 @@ def _check_sums(data: Dataset, again: str, quiet: bool) -> None:
 
 def made_once(
     folder: Path,  # of the pack
-    make,  # called with the folder to make it in, which may hold what an attempt before has left
+    make: Callable[[Path], None],  # called with the folder to make it in, which may hold what an attempt before has left
 ) -> Dataset:
     "The pack in `folder`, made if it is not there: in a folder beside it, and moved there whole."
     if not (folder / "meta.json").exists():

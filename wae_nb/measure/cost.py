@@ -18,7 +18,14 @@ def macs(
     image_size: int | tuple[int, int] = 224,  # pixels, or (H, W)
     channels: int = 3,  # of the input
 ) -> int:  # for one image
-    "Multiply-accumulates of one forward pass: convolutions and linear layers, without biases."
+    """Multiply-accumulates of one forward pass: convolutions and linear layers, without biases.
+
+    Example:
+
+    >>> import wae_nb
+    >>> wae_nb.macs(wae_nb.build("wae", "vgg16", num_classes=1000))
+    4381913088
+    """
     h, w = (image_size, image_size) if isinstance(image_size, int) else image_size
     meta = copy.deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

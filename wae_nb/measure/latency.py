@@ -56,7 +56,19 @@ def time_pairs(
     warmup: int = 2,  # calls of each before the first pair
     device: str = "cpu",  # "cuda": wait for the GPU before and after each call
 ) -> Pairs:
-    "Time two calls alternately. Raises `ValueError` if min_pairs is not within 1 and max_pairs."
+    """Time two calls alternately. Raises `ValueError` if min_pairs is not within 1 and max_pairs.
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> from functools import partial
+    >>> image = torch.rand(1, 3, 64, 64)
+    >>> vgg, ours = (wae_nb.build(method, "vgg11", num_classes=10, image_size=64, width=0.25).eval() for method in ("plain", "wae"))
+    >>> pairs = wae_nb.time_pairs(partial(vgg, image), partial(ours, image), batch=1, seconds=0.1, turn=0.01)
+    >>> low, median, high = pairs.summary()["speedup"]
+    >>> 0 < low <= median <= high
+    True
+    """
     if not 1 <= min_pairs <= max_pairs:
         raise ValueError(f"min_pairs={min_pairs!r}: use a number from 1 to max_pairs={max_pairs}")
 

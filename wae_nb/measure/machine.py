@@ -85,19 +85,20 @@ def settings(
     precision: str = "fp32",  # as in `PRECISIONS`
     threads: int | None = None,  # of PyTorch's CPU kernels; None leaves them
 ):
-    "Within: that many threads, and TF32 on or off in cuDNN and cuBLAS. Raises `ValueError` for an impossible number of threads."
+    "Within: that many threads, TF32 on or off in cuDNN and cuBLAS, and any of cuDNN's algorithms. Raises `ValueError` for an impossible number of threads."
     if threads is not None:
         check_threads(threads)
-    before, matmul, cudnn = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    cudnn = torch.backends.cudnn
+    before, matmul, tf32, deterministic = torch.get_num_threads(), torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.deterministic
     torch.set_num_threads(threads or before)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    cudnn.allow_tf32, cudnn.deterministic = precision == "tf32", False  # training asks for the deterministic algorithms, which are slower
     try:
         yield
     finally:
         torch.set_num_threads(before)
         torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.allow_tf32 = cudnn
+        cudnn.allow_tf32, cudnn.deterministic = tf32, deterministic
 
 # %% ../../nbs/lib/measure/machine.ipynb #caf68e5f
 def machine_rates(
