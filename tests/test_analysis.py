@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from wae_nb.lab.analysis import layers, linear_fit, properties, radial_power, response
+from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import features
 from wae_nb.method.decomposers import DWT
-from wae_nb.measure.cost import macs
 from wae_nb.method.wae import WAE, Decoder, Decomposition, Encoder
 
 

@@ -1,31 +1,75 @@
-"""What is shown was measured: README's tables are the files', and the files' numbers are the records'."""
+"""What is shown was measured: the results page lists the files, and the files' numbers are the records'."""
 
+import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
 
+import wae_nb
 from wae_nb.lab.timing import ROWS
 
 TABLES = sorted((ROOT / "figures").glob("*/table6-*.csv"))
 
 
 def regenerated() -> bool:
-    """Whether experiments have been run here since the commit: their tables are not README's."""
+    """Whether experiments have been run here since the commit: their tables are not the page's."""
     done = subprocess.run(["git", "status", "--porcelain", "--", "figures"], cwd=ROOT, capture_output=True, text=True)
     return done.returncode != 0 or bool(done.stdout.strip())
 
 
-@pytest.mark.skipif(regenerated(), reason="figures/ was regenerated here; python figures/into_readme.py puts it into README.md")
-def test_readme_is_filled_from_figures(root):
-    done = subprocess.run([sys.executable, root / "figures/into_readme.py", "--check"], capture_output=True, text=True)
+@pytest.mark.skipif(regenerated(), reason="figures/ was regenerated here; python figures/make_readme.py lists what is new")
+def test_results_are_listed(root):
+    done = subprocess.run([sys.executable, root / "figures/make_readme.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(re.findall("<!-- table: ", (root / "README.md").read_text())) >= 3
+    listed = (root / "figures/README.md").read_text()
+    for path in (p for end in ("md", "png") for p in (root / "figures").glob(f"*/*.{end}")):
+        assert path.stem in listed, path
+    for path in TABLES:  # in full
+        assert path.with_suffix(".md").read_text().strip() in listed
+
+
+def test_a_new_table_is_listed(tmp_path, root):
+    """Under what it shows and its data set; `--check` fails until then."""
+    (tmp_path / "demo/records").mkdir(parents=True)
+    script = shutil.copy(root / "figures/make_readme.py", tmp_path)
+    (tmp_path / "demo/records/a.json").write_text(json.dumps({"data": {"name": "my cats_$|"}}))
+    (tmp_path / "demo/table6-my cats_$|-vgg16.md").write_text("| Table 6 |\n|---|\n| 95.1 |\n")
+    (tmp_path / "demo/table6-my cats_$|-vgg16.json").write_text(json.dumps({"Ours": ["a"]}))
+    (tmp_path / "demo/curves-my cats_$|-vgg16.png").touch()
+
+    def run(*how):
+        return subprocess.run([sys.executable, script, *how], capture_output=True, text=True)
+
+    assert "run python figures/make_readme.py" in run("--check").stderr
+    assert run().returncode == run("--check").returncode == 0
+    said = (tmp_path / "README.md").read_text()
+    assert said.index("### Table 6") < said.index("| 95.1 |") < said.index("### Training curves")
+    assert "**my cats_$|, vgg16**: [1 record](demo/table6-my%20cats_%24%7C-vgg16.json)" in said
+
+
+@pytest.mark.parametrize("page", ["README.md", "figures/README.md"])
+def test_links_lead_somewhere(root, page):
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (root / page).read_text())
+    assert len(links) > 5
+    assert not [link for link in links if not link.startswith("http") and not (root / page).parent.joinpath(unquote(link)).exists()]
+
+
+def test_readme_is_short_and_its_imports_are_there(root):
+    said = (root / "README.md").read_text()
+    assert len(said.encode()) < 15_000 and "](figures/README.md" in said
+    for module, names in re.findall(r"^from (wae_nb\S*) import (.+)$", said, re.MULTILINE):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+    for name in re.findall(r"\bwae_nb\.(\w+)\(", said):
+        assert hasattr(wae_nb, name), name
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['stretch', 'turn_like', 'show_row', 'decompositions', 'pairs_of_halves', 'picture_rows', 'responses']
 
-# %% ../../nbs/lib/lab/pictures.ipynb #3bdcc323
+# %% ../../nbs/lib/lab/pictures.ipynb #9234d82d
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .plots import plain
 from ..method.wae import Decomposition
 
-# %% ../../nbs/lib/lab/pictures.ipynb #76c404a1
+# %% ../../nbs/lib/lab/pictures.ipynb #4471beaa
 def stretch(
     x: Tensor,  # (C, H, W), any range
     per_channel: bool = False,  # each channel by its own range
@@ -39,15 +40,30 @@ def turn_like(
 def show_row(
     ax,  # a row of axes
     images: list,  # arrays (H, W, 3) or (H, W), in [0, 1]
-    titles: list[str] = (),
+    titles: list[str] = (),  # text, of class names too: no formulas
 ) -> None:
     "Pictures side by side, without frames."
     for a in ax:
         a.axis("off")
     for a, image in zip(ax, images):
-        a.imshow(image, cmap="gray", vmin=0, vmax=1)
+        a.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none")  # pixel for pixel
     for a, title in zip(ax, titles):
-        a.set_title(title, fontsize=11)
+        a.set_title(plain(title), fontsize=11)
+
+
+def _grid(rows: int, columns: int, height: float):
+    "A figure ten inches wide and its axes, (rows, columns), all without frames; each row `height` inches high."
+    fig, axes = plt.subplots(rows, columns, figsize=(10, height * rows + 0.3), squeeze=False, layout="constrained")
+    fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    for a in axes.flat:
+        a.axis("off")
+    return fig, axes
+
+
+def _pixels(
+    image: Tensor,  # (3, H, W), pixels in [0, 1]
+) -> np.ndarray:  # (H, W, 3)
+    return image.detach().clamp(0, 1).permute(1, 2, 0).cpu().numpy()
 
 
 def decompositions(
@@ -55,62 +71,55 @@ def decompositions(
     rows: dict[str, tuple[Decomposition, Tensor]],  # name → batches of one: its sub-images, and the reconstruction in [0, 1]
 ) -> Figure:
     "For each decomposition a row: the image, low, high, and the image put together again (the paper's Figure 4)."
-    fig, axes = plt.subplots(len(rows), 4, figsize=(10, 2.75 * len(rows)), squeeze=False)
+    fig, axes = _grid(len(rows), 4, 2.75)
     for ax, (name, (d, rec)) in zip(axes, rows.items()):
         low, high = turn_like(d.low[0], image), d.high[0]
         if len(high) == 9:  # cH, cV, cD of each colour: show one colour's, as three channels
             high = high.view(3, 3, *high.shape[1:]).mean(1)
-        pictures = [image.permute(1, 2, 0).numpy(), stretch(low, per_channel=True), stretch(high), rec[0].detach().clamp(0, 1).permute(1, 2, 0).numpy()]
+        pictures = [_pixels(image), stretch(low, per_channel=True), stretch(high), _pixels(rec[0])]
         show_row(ax, pictures, ["image", f"{name}: low", f"{name}: high", f"{name}: reconstruction"])
-    fig.tight_layout()
     return fig
 
-# %% ../../nbs/lib/lab/pictures.ipynb #24c8dd10
+# %% ../../nbs/lib/lab/pictures.ipynb #bc992647
 def pairs_of_halves(
     images: Tensor,  # (B, 3, H, W), pixels in [0, 1]
     rows: dict[str, Decomposition],  # name → sub-images of those images
 ) -> Figure:
     "For each image a row: the image, then `low` and `high` of each decomposition."
     n = 1 + 2 * len(rows)
-    fig, axes = plt.subplots(len(images), n, figsize=(10, 10 / n * len(images) + 0.4), squeeze=False)
+    fig, axes = _grid(len(images), n, 10 / n)
     for i, ax in enumerate(axes):
         halves = [stretch(part, per_channel=True) for d in rows.values() for part in (turn_like(d.low[i], images[i]), turn_like(d.high[i], images[i]))]
         titles = [f"{name}\n{part}" for name in rows for part in ("low", "high")]
-        show_row(ax, [images[i].permute(1, 2, 0).numpy(), *halves], ["image", *titles] if i == 0 else [])
-    fig.tight_layout()
+        show_row(ax, [_pixels(images[i]), *halves], ["image", *titles] if i == 0 else [])
     return fig
 
-# %% ../../nbs/lib/lab/pictures.ipynb #93194a8e
+# %% ../../nbs/lib/lab/pictures.ipynb #3a019bef
 def picture_rows(
     rows: list[list[np.ndarray]],  # each a row of arrays (H, W, 3), in [0, 1]
-    titles: list[str],  # of the columns
+    titles: list[str],  # of the columns; formulas between two `$`
     notes: list[list[str]] | None = None,  # a line under each picture, "" for none
 ) -> Figure:
     "A grid of pictures of one size, ten inches wide."
     n = len(titles)
-    side = 10 / n
-    below = 0.24 if notes else 0
-    fig, axes = plt.subplots(len(rows), n, figsize=(10, (side + below) * len(rows) + 0.3), squeeze=False, layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    fig, axes = _grid(len(rows), n, 10 / n + (0.24 if notes else 0))
+    for a, title in zip(axes[0], titles):
+        a.set_title(title, fontsize=11)
     for i, (ax, pictures) in enumerate(zip(axes, rows)):
-        show_row(ax, [], titles if i == 0 else [])
-        for a, picture in zip(ax, pictures):
-            a.imshow(picture, interpolation="none")  # pixel for pixel in an SVG
+        show_row(ax, pictures)
         for a, note in zip(ax, notes[i] if notes else []):
             a.text(0.5, -0.03, note, transform=a.transAxes, ha="center", va="top", fontsize=10)
     return fig
 
-# %% ../../nbs/lib/lab/pictures.ipynb #2110f255
+# %% ../../nbs/lib/lab/pictures.ipynb #23fc2c1b
 def responses(
-    rows: dict[str, dict[str, Tensor | None]],  # row → filter → (n, n), its response as `analysis.response` returns it, or None
+    rows: dict[str, dict[str, Tensor | None]],  # row → filter's caption, formulas between two `$` → (n, n), its response as `analysis.response` returns it, or None
 ) -> Figure:
     "Frequency responses as pictures, each as a share of its largest; None leaves a gap."
     n = max(map(len, rows.values()))
-    fig, axes = plt.subplots(len(rows), n, figsize=(10, (10 / n + 0.15) * len(rows) + 0.2), squeeze=False, layout="constrained")
-    for a in axes.flat:
-        a.axis("off")
+    fig, axes = _grid(len(rows), n, 10 / n + 0.15)
     for ax, (row, filters) in zip(axes, rows.items()):
-        ax[0].text(-0.12, 0.5, row, transform=ax[0].transAxes, rotation=90, ha="center", va="center", fontsize=11)
+        ax[0].text(-0.12, 0.5, plain(row), transform=ax[0].transAxes, rotation=90, ha="center", va="center", fontsize=11)
         for a, (name, r) in zip(ax, filters.items()):
             if r is not None:
                 drawn = a.imshow(torch.fft.fftshift(r / r.max()), cmap="cividis", vmin=0, vmax=1, extent=(-0.5, 0.5, -0.5, 0.5))

@@ -1,0 +1,109 @@
+"""Write figures/README.md: every table and picture of figures/, by what it shows and by data set, with its records.
+
+    python figures/make_readme.py           write it anew
+    python figures/make_readme.py --check   exit with 1 where it differs from the files
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+FIGURES = Path(__file__).resolve().parent
+TITLES = {
+    "table1-cost": "Table 1, costs",
+    "table2-cost": "Table 2, costs",
+    "table5-cost": "Table 5, costs",
+    "runs-cpu": "Our speed-up in separate runs",
+    "speedup-cpu": "Speed-up by batch size",
+    "parts-cpu": "Where the time goes",
+    "tradeoff-openvino": "Accuracy against measured speed-up, OpenVINO",
+    "tradeoff-fused": "Accuracy against measured speed-up, fused in PyTorch",
+    "stage1": "Sub-images after stage 1",
+    "stage1-curves": "Losses of stage 1",
+    "pruning": "Cost and accuracy while pruning",
+    "lambda": "The weight of the energy loss, λ",
+    "gamma": "The weight of the auto-encoder's loss in stage 3, γ",
+    "norm": "BatchNorm on the sub-images",
+    "likeness": "How alike the sub-images are",
+    "noise": "Accuracy under noise",
+    "noisy": "What the noise looks like",
+    "noise-norm": "Noise with and without BatchNorm on the sub-images",
+    "noise-scores": "Noise, by which scores are used",
+    "snr": "Signal-to-noise ratio of the sub-images",
+    "curves": "Training curves",
+    "confusions": "Confusion matrices",
+    "summary": "How many cells are measured",
+    "missing": "What is missing, and what fills it",
+}
+INTRO = """# Results
+
+Made by `python figures/make_readme.py` from the files here; every number comes from run records. The paper's columns are ImageNet's and CACD's.
+The measured ones are from other, smaller data and, in `demo`, narrower networks: compare rows with each other, and only as far as the intervals in the
+executed notebooks allow. `make report` shows the same tables on one page, beside the paper's and with what is missing."""
+
+
+def parts(stem: str, data: list[str]) -> tuple[str, str, str]:
+    """What a file shows, the data set and the backbone, the last two "" where its name has none."""
+    for name in sorted(data, key=len, reverse=True):
+        if m := re.fullmatch(rf"(.+)-{re.escape(name)}-([^-]+)", stem):
+            return m[1], name, m[2]
+    return stem, "", ""
+
+
+def title(what: str, profile: str) -> str:
+    what = what.removesuffix(f"-{profile}")
+    return TITLES.get(what) or re.sub(r"^(Table|Figure)(\d)", r"\1 \2", what.replace("-", " ").capitalize())
+
+
+def links(stem: Path) -> str:
+    """Links to the files of one table or picture, and how many records it was made from."""
+    found = [(end, f"{stem.name}.{end}") for end in ("csv", "png") if stem.with_name(f"{stem.name}.{end}").exists()]
+    rows = stem.with_name(f"{stem.name}.json")
+    if rows.exists():
+        names = {n for each in json.loads(rows.read_text(encoding="utf-8")).values() for n in each}
+        found.append((f"{len(names)} record{'s' * (len(names) != 1)}", rows.name))
+    return " · ".join(f"[{text}]({quote(f'{stem.parent.name}/{name}')})" for text, name in found)
+
+
+def section(folder: Path) -> tuple[list[str], list[str]]:
+    """The headings and the lines of one profile."""
+    records = [json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("records/*.json")]
+    data = sorted({r["data"]["name"] for r in records if r.get("data")})
+    stems = sorted({p.stem for p in folder.iterdir() if p.suffix in (".md", ".png")})
+    groups: dict[str, list] = {}
+    for stem in stems:
+        what, name, backbone = parts(stem, data)
+        groups.setdefault(what, []).append((name, backbone, folder / stem))
+    headings, lines = [], []
+    for what in sorted(groups, key=lambda w: (*(not w.startswith(first) for first in ("table", "tradeoff", "figure")), w)):
+        headings.append(title(what, folder.name))
+        lines += ["", f"### {headings[-1]}"]
+        for name, backbone, stem in groups[what]:
+            of = f"**{name}, {backbone}**: " if name else ""
+            table = stem.with_name(f"{stem.name}.md")
+            lines += ["", f"{of}{links(stem)}"]
+            if table.exists():
+                text = table.read_text(encoding="utf-8").strip()
+                lines += ["", text if len(text) < 8000 else f"[{len(text.splitlines())} lines]({folder.name}/{table.name})"]
+    return headings, lines
+
+
+def readme() -> str:
+    folders = sorted(p for p in FIGURES.iterdir() if p.is_dir() and any(p.glob("*.md")))
+    contents, body = [], []
+    for folder in folders:
+        headings, lines = section(folder)
+        anchor = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+        contents += ["", f"**[{folder.name}](#{folder.name})**: " + " · ".join(f"[{h}](#{a})" for h, a in zip(headings, anchor))]
+        body += ["", f"## {folder.name}", "", f"Records: [{folder.name}/records]({folder.name}/records).", *lines]
+    return "\n".join([INTRO, *contents, *body]) + "\n"
+
+
+if __name__ == "__main__":
+    path, new = FIGURES / "README.md", readme()
+    if sys.argv[1:] == ["--check"]:
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        sys.exit("figures/README.md is not what figures/ says; run python figures/make_readme.py" if old != new else 0)
+    path.write_text(new, encoding="utf-8")
