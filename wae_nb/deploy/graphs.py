@@ -20,7 +20,7 @@ def difference(
     b: Sequence[Tensor | None],  # those to compare with them, of the same shapes
 ) -> float:  # ≥ 0; nan where one is not a number
     "The largest difference, relative to the largest value, of the worst pair."
-    return max(float((x - y).abs().max() / x.abs().max().clamp(min=1e-30)) for x, y in zip(a, b, strict=True) if x is not None)
+    return float(torch.stack([(x - y).abs().max() / x.abs().max().clamp(min=1e-30) for x, y in zip(a, b, strict=True) if x is not None]).max())
 
 
 def agree(
