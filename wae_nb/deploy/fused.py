@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['NETWORK_TILE', 'ENCODER_TILE', 'largest_map', 'Tiled', 'FusedClassifier', 'fuse']
 
-# %% ../../nbs/lib/deploy/fused.ipynb #b7c71b71
+# %% ../../nbs/lib/deploy/fused.ipynb #02a442e1
 import copy
 import math
 
 import torch
-from torch import nn, Tensor
+from torch import fx, nn, Tensor
 
 from .folding import SplitChannels, fold
-from .packing import _pack, can_pack
+from .graphs import has_graph
+from .packing import can_pack, pack_layers
 from ..method.classifier import DecomposedClassifier, Scores
 from ..method.wae import Decomposition
 
-# %% ../../nbs/lib/deploy/fused.ipynb #b401903a
+# %% ../../nbs/lib/deploy/fused.ipynb #6f527b10
 NETWORK_TILE, ENCODER_TILE = 16 * 2**20, 4 * 2**20  # bytes of the largest map: recycled by the C library; near the processor
 
 
@@ -67,7 +68,7 @@ class Tiled(nn.Module):
         n = self.tile(x)
         return self.net(x) if n >= len(x) else torch.cat([self.net(part) for part in x.split(n)])
 
-# %% ../../nbs/lib/deploy/fused.ipynb #27f696f6
+# %% ../../nbs/lib/deploy/fused.ipynb #f329e4f1
 class _Centre(nn.Module):
     "The image less its mean colour, channels last."
 
@@ -159,11 +160,6 @@ class FusedClassifier(DecomposedClassifier):
         return graph, image, scores
 
 
-def _keep_freed_memory() -> None:
-    "Let glibc keep blocks of up to 31 MiB, and 62 MiB in all, when they are freed (M_MMAP_THRESHOLD is dynamic); harmless elsewhere."
-    torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
 def fuse(
     model: DecomposedClassifier,  # trained, on the device where it shall run; not changed
     dtype: torch.dtype | None = None,  # of weights and images: float32 or bfloat16; None for the model's own
@@ -171,26 +167,32 @@ def fuse(
     tile: bool = True,  # CPU: large batches in parts
     cuda_graphs: bool = True,  # GPU: one launch for the whole pass
 ) -> FusedClassifier:  # for inference alone; save the model, not this
-    "Make a classifier ready for inference on its device: the same scores, faster. Raises `TypeError` for another kind of model."
+    """Prepare a classifier for inference on its device: the same scores, faster. Raises `TypeError` for another kind of model.
+
+    >>> import torch, wae_nb
+    >>> net, x = wae_nb.build("wae", "resnet18", 10, 64).eval(), torch.rand(2, 3, 64, 64)
+    >>> fused = wae_nb.fuse(net)
+    >>> with torch.no_grad():
+    ...     torch.allclose(net(x).s, fused(x).s, atol=1e-4)
+    True
+    """
     m = fold(model).to(dtype=dtype, memory_format=torch.channels_last)
-    on_cpu = m.mean.device.type == "cpu"
     nets, heads = [m.low_net, m.high_net], [m.head_low, m.head_fused]
-    centre = _Centre(m.mean)
     split = isinstance(m.decomposer, SplitChannels)
-    front = nn.Sequential(centre, *m.decomposer.net) if split else nn.Sequential(centre, m.decomposer)
-    if on_cpu:
-        _keep_freed_memory()
+    front = nn.Sequential(_Centre(m.mean), *(m.decomposer.net if split else [m.decomposer]))
+    if m.mean.device.type == "cpu":
+        # freed at once: from now on glibc keeps blocks of up to 31 MiB, and 62 MiB in all (M_MMAP_THRESHOLD is dynamic); harmless elsewhere
+        torch.empty(31 * 2**20, dtype=torch.uint8)
         packing = pack and can_pack(m.mean.dtype)
 
-        def ready(net, what, budget):
-            if net is None:
-                return None
-            packed = _pack(net, what) if packing else net
+        def ready(net, what, budget=0):
+            packed = pack_layers(net, what) if packing else net
             return Tiled(packed, budget, net) if tile and budget else packed
 
         if split:
-            front = ready(front, "decomposer", ENCODER_TILE)
-        nets = [ready(net, name, NETWORK_TILE) for net, name in zip(nets, ("low_net", "high_net"))]
-        heads = [ready(head, name, 0) for head, name in zip(heads, ("head_low", "head_fused"))]
+            front = ready(front, "the decomposer", ENCODER_TILE)
+        # one that could not be folded has no graph to pack, nor shapes that can be known before it runs
+        nets = [ready(net, name, NETWORK_TILE) if isinstance(net, fx.GraphModule) else net for net, name in zip(nets, ("low_net", "high_net"))]
+        heads = [head if head is None else ready(head, name) for head, name in zip(heads, ("head_low", "head_fused"))]
     decomposer = SplitChannels(front, m.decomposer.low_channels) if split else front
-    return FusedClassifier(m, decomposer, nets, heads, cuda_graphs)
+    return FusedClassifier(m, decomposer, nets, heads, cuda_graphs and has_graph(m))

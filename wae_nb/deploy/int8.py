@@ -5,30 +5,29 @@
 # %% auto #0
 __all__ = ['Int8Layers', 'Int8Classifier', 'check_quantise', 'quantise']
 
-# %% ../../nbs/lib/deploy/int8.ipynb #7966bb6c
-import importlib.util
+# %% ../../nbs/lib/deploy/int8.ipynb #0bcbe4e9
 from typing import NamedTuple
 from unittest import mock
 
 import torch
 from torch import nn, Tensor
 
-from .engines import openvino_request, quiet, to_openvino
 from .folding import fold
+from .runtimes import check_installed, openvino_request, quiet, to_openvino
 from ..method.classifier import DecomposedClassifier, Scores
 
-# %% ../../nbs/lib/deploy/int8.ipynb #a6b59545
+# %% ../../nbs/lib/deploy/int8.ipynb #c54bae3a
 _LAYERS = ("Convolution", "FullyConnected", "MatMul")  # OpenVINO's names
 
 
 class Int8Layers(NamedTuple):
     "Convolutions and linear layers, as the engine runs them."
-    int8: int  # in eight bits
+    int8: int  # in INT8
     total: int  # all of them
 
 
 class Int8Classifier(nn.Module):
-    "A classifier in eight bits, made by `quantise`: called like the one it was made from, on the CPU, and without weights that PyTorch knows of."
+    "A classifier in INT8, made by `quantise`: called like the one it was made from, on the CPU, and without weights that PyTorch knows of."
 
     kept = 4  # compiled forms, one for each batch size and number of threads
 
@@ -68,12 +67,12 @@ class Int8Classifier(nn.Module):
         self,
         batch: int = 1,  # images a call, ≥ 1: the engine may choose by it
     ) -> Int8Layers:
-        "How many convolutions and linear layers the engine really runs in eight bits."
+        "How many convolutions and linear layers the engine really runs in INT8."
         ops = [op.get_rt_info() for op in self._request(batch).get_compiled_model().get_runtime_model().get_ops()]
         kernels = [op["primitiveType"].astype(str) for op in ops if op["layerType"].astype(str) in _LAYERS]
         return Int8Layers(sum(k.endswith("_I8") for k in kernels), len(kernels))
 
-# %% ../../nbs/lib/deploy/int8.ipynb #79490dc6
+# %% ../../nbs/lib/deploy/int8.ipynb #a6f4d2fb
 def _pools_for_int8(converted) -> None:
     "Max pools that round up, as the operator that OpenVINO's low precision knows; both round alike where no window can begin outside."
     from openvino import opset1
@@ -89,15 +88,14 @@ def _pools_for_int8(converted) -> None:
 
 def check_quantise() -> None:
     "Raise a one-line `ImportError` where what `quantise` needs is not installed."
-    if missing := [m for m in ("openvino", "nncf") if importlib.util.find_spec(m) is None]:
-        raise ImportError(f"quantise needs {' and '.join(missing)}; install the extra: pip install 'wae_nb[quantise]'")
+    check_installed("quantise", ("openvino", "nncf"), "quantise")
 
 
 def quantise(
     model: DecomposedClassifier,  # trained; not changed
     calibration: Tensor,  # images like those to come, (N, 3, H, W), N ≥ 1, pixels in [0, 1], float32; all are used
 ) -> Int8Classifier:  # on the CPU, for images of that size
-    "The classifier in eight-bit integers, without training. Raises `ImportError` without the extra `quantise`, `TypeError` and `ValueError` for other input."
+    "The classifier in INT8, without training. Raises `ImportError` without the extra `quantise`, `TypeError` and `ValueError` for other input."
     check_quantise()
     if calibration.ndim != 4 or calibration.shape[1] != 3 or not len(calibration) or calibration.dtype != torch.float32:
         raise ValueError(f"calibration is {tuple(calibration.shape)}, {calibration.dtype}: give images as (N, 3, H, W), N at least 1, torch.float32")
