@@ -46,6 +46,14 @@ def _as_is(batch):
     return batch
 
 
+class _Shuffle(torch.utils.data.RandomSampler):
+    "A shuffle by its own generator. It takes a number from the global one too, as a loader without loading processes does: what is drawn next is the same."
+
+    def __iter__(self):
+        torch.empty((), dtype=torch.int64).random_()
+        yield from super().__iter__()
+
+
 def loader(
     data: Dataset,  # packed
     split: str,  # "train" (shuffled), "val" or "test" (in order)
@@ -58,9 +66,12 @@ def loader(
     train = split == "train"
     kw = dict(num_workers=workers, collate_fn=_as_is, pin_memory=torch.cuda.is_available(), persistent_workers=train and workers > 0)
     drawn = min(images or len(part), len(part))
-    sampler = torch.utils.data.RandomSampler(part, num_samples=drawn, generator=torch.Generator()) if train else None
+    shuffle = _Shuffle if workers else torch.utils.data.RandomSampler
+    sampler = shuffle(part, num_samples=drawn, generator=torch.Generator()) if train else None
+    # loading processes that stay take their seed once, in the first epoch: from the global generator, a run that was resumed would go on differently
+    seeds = torch.Generator() if train and workers else None
     # a last batch of one image would leave a batch norm without a variance
-    return torch.utils.data.DataLoader(part, batch_size, sampler=sampler, drop_last=train and drawn > batch_size, **kw)
+    return torch.utils.data.DataLoader(part, batch_size, sampler=sampler, drop_last=train and drawn > batch_size, generator=seeds, **kw)
 
 
 def crop_offsets(

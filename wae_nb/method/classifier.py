@@ -7,13 +7,16 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'MIN_IMAGE_SIZE', 'Scores
            'check_method', 'check_num_classes', 'check_image_size', 'Scale', 'build', 'feature_shape']
 
 # %% ../../nbs/lib/method/classifier.ipynb #03faa23f
+import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn, Tensor
 
-from .backbones import check_backbone, features, flat_head, init_, is_vgg, pooled_head, slim
+from .backbones import family, features, flat_head, init_, pooled_head, slim
 from .decomposers import DWT, Identity, LowOnly, Resize
 from .wae import Decomposition, Encoder
 
@@ -34,7 +37,18 @@ def _whole(x: Tensor) -> Tensor:
 
 
 class DecomposedClassifier(nn.Module):
-    "A decomposer, a network on each sub-image, and their heads. Every row of the tables is one of these."
+    """A decomposer, a network on each sub-image, and their heads. Every row of the tables is one of these.
+
+    Example, of two stages of a network of one's own:
+
+    >>> import torch, wae_nb
+    >>> from torch import nn
+    >>> halves = lambda: nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+    >>> scores = lambda channels: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+    >>> net = wae_nb.DecomposedClassifier(wae_nb.WAE().encoder, halves(), scores(8), halves(), scores(16))
+    >>> net(torch.rand(2, 3, 64, 64)).s.shape
+    torch.Size([2, 10])
+    """
 
     def __init__(
         self,
@@ -92,24 +106,30 @@ class DecomposedClassifier(nn.Module):
         return self.classify(self.decompose(x))
 
 # %% ../../nbs/lib/method/classifier.ipynb #58271f50
-class Method(NamedTuple):
-    "How a row of the tables splits the image."
+@dataclass(frozen=True)
+class Method:
+    "How a row of the tables splits the image, and how it is trained."
+
     title: str  # as in the paper's tables
-    decomposer: type | None  # called without arguments makes the decomposer
+    decomposer: Callable[[], nn.Module]  # makes the decomposer
     scale: float  # the size of `low` in that of the image
     high_channels: int = 0  # of `high`; 0 for one stream
     own_scale: bool = True  # whether the sub-images need normalising by statistics of their own
+    kind: str = "decomposition"  # what makes it cheaper: "standard" for nothing, "resolution" or "decomposition" of the image
+    stages: tuple[int, ...] = ()  # the paper's stages of training, in order; () for plain training
+    encoder: Callable[[nn.Module], Encoder] | None = None  # decomposer → the encoder in it that stage 1 trains; None without stages
+    compare: bool = False  # whether it is a row of its own beside the paper's in Table 6, in the timing and in the front of accuracy against speed
 
 
 METHODS = {
-    "plain": Method("standard network", Identity, 1, own_scale=False),
-    "half": Method("standard network, half resolution (I_R)", Resize, 0.5, own_scale=False),
-    "three-quarters": Method("standard network, three quarters of the resolution", lambda: Resize(0.75), 0.75, own_scale=False),
+    "plain": Method("standard network", Identity, 1, own_scale=False, kind="standard"),
+    "half": Method("standard network, half resolution (I_R)", Resize, 0.5, own_scale=False, kind="resolution"),
+    "three-quarters": Method("standard network, three quarters of the resolution", lambda: Resize(0.75), 0.75, own_scale=False, kind="resolution"),
     "cA": Method("cA", lambda: DWT(details=False), 0.5),
     "wavelet": Method("Wavelet+CNN", DWT, 0.5, 9),
     "decomposition": Method("Decomposition+CNN", Encoder, 0.5, 3),
-    "I_L": Method("I_L", lambda: LowOnly(Encoder()), 0.5),
-    "wae": Method("Ours", Encoder, 0.5, 3),
+    "I_L": Method("I_L", lambda: LowOnly(Encoder()), 0.5, stages=(1, 2), encoder=lambda d: d.encoder),
+    "wae": Method("Ours", Encoder, 0.5, 3, stages=(1, 2, 3), encoder=lambda d: d),
 }
 
 
@@ -169,9 +189,17 @@ def build(
     sub_norm: bool = True,  # the BatchNorm on the sub-images
     init: str = "xavier",  # of the networks and heads, "xavier" or "kaiming"; an encoder always starts as the paper's
 ) -> DecomposedClassifier:
-    "Any row of the paper's tables. Raises `ValueError` naming the argument that cannot work."
+    """Any row of the paper's tables. Raises `ValueError` naming the argument that cannot work.
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> net = wae_nb.build("wae", "vgg11", num_classes=10, image_size=64, width=0.25)
+    >>> net(torch.rand(2, 3, 64, 64)).s.shape
+    torch.Size([2, 10])
+    """
     check_method(method)
-    check_backbone(backbone)
+    kin = family(backbone)
     check_image_size(image_size)
     check_num_classes(num_classes)
     if not width > 0:
@@ -188,7 +216,7 @@ def build(
     c_high = feature_shape(high_net, size, m.high_channels)[0] if high_net else 0
 
     def head(channels, hidden):
-        if not is_vgg(backbone):
+        if not kin.flat_head:
             return pooled_head(channels, num_classes)
         return flat_head(channels * h * w, max(round(hidden * width), 1), num_classes, dropout)
 
@@ -203,7 +231,7 @@ def build(
         if net is not None:
             init_(net, init)
     norm_high = norm(m.high_channels) if high_net else None
-    return DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, image_size if is_vgg(backbone) else None)
+    return DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, image_size if kin.flat_head else None)
 
 
 def feature_shape(
@@ -212,8 +240,6 @@ def feature_shape(
     channels: int,  # of the image
 ) -> tuple[int, int, int]:  # (C, h, w) of what it returns
     "The shape of a network's maps, found without arithmetic."
-    import copy
-
     with torch.no_grad():
         out = copy.deepcopy(net).to("meta").eval()(torch.empty(1, channels, size, size, device="meta"))
     return tuple(out.shape[1:])

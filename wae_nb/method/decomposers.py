@@ -8,6 +8,7 @@ __all__ = ['Identity', 'Resize', 'pad_even', 'pad_periodic', 'DWT', 'LowOnly']
 # %% ../../nbs/lib/method/decomposers.ipynb #c949ea7e
 import math
 
+import pywt
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
@@ -51,13 +52,19 @@ def _taps(filters) -> Tensor:
     return torch.stack([torch.outer(r, c) for r, c in [(lo, lo), (hi, lo), (lo, hi), (hi, hi)]])[:, None]
 
 
-def pad_even(x: Tensor) -> Tensor:
+def pad_even(
+    x: Tensor,  # (B, C, H, W)
+) -> Tensor:  # (B, C, H + H % 2, W + W % 2)
     "x with the last row or column of an odd side once more."
     h, w = x.shape[-2:]
     return F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x
 
 
-def pad_periodic(x: Tensor, before: int, after: int) -> Tensor:
+def pad_periodic(
+    x: Tensor,  # (B, C, H, W)
+    before: int,  # pixels above and to the left
+    after: int,  # pixels below and to the right
+) -> Tensor:  # (B, C, before + H + after, before + W + after)
     "x continued periodically on all four sides; the pad may be longer than x."
     for dim in (-2, -1):
         n = x.shape[dim]
@@ -66,7 +73,18 @@ def pad_periodic(x: Tensor, before: int, after: int) -> Tensor:
 
 # %% ../../nbs/lib/method/decomposers.ipynb #35fec248
 class DWT(nn.Module):
-    "One level of a 2-D wavelet transform as one strided convolution: low = cA, high = (cH, cV, cD) (pywt's `dwt2`, mode `periodization`)."
+    """One level of a 2-D wavelet transform as one strided convolution: low = cA, high = (cH, cV, cD) (pywt's `dwt2`, mode `periodization`).
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> dwt, image = wae_nb.DWT(), torch.rand(1, 3, 65, 48)
+    >>> low, high = dwt(image)
+    >>> low.shape, high.shape
+    (torch.Size([1, 3, 33, 24]), torch.Size([1, 9, 33, 24]))
+    >>> torch.allclose(dwt.inverse(wae_nb.Decomposition(low, high), (65, 48)), image, atol=1e-5)
+    True
+    """
 
     def __init__(
         self,
@@ -74,8 +92,6 @@ class DWT(nn.Module):
         wavelet: str = "bior4.4",  # any of `pywt.wavelist(kind="discrete")`; bior4.4 is the 9/7 wavelet
     ):
         super().__init__()
-        import pywt
-
         if wavelet not in pywt.wavelist(kind="discrete"):
             raise ValueError(f"wavelet={wavelet!r} is unknown; use one of pywt.wavelist(kind='discrete'), for instance 'bior4.4'")
         w = pywt.Wavelet(wavelet)

@@ -51,7 +51,17 @@ def transform_loss(
     reduction: str = "sum",  # as in `reconstruction_loss`
     pixel_scale: float = 1.0,  # as in `reconstruction_loss`
 ) -> Tensor:  # L_t, scalar
-    r"$\mathcal{L}_t = \ell_r + \lambda \ell_e$ (Eq. 5). Raises `ValueError` for an unknown reduction."
+    r"""$\mathcal{L}_t = \ell_r + \lambda \ell_e$ (Eq. 5). Raises `ValueError` for an unknown reduction.
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> image = torch.rand(4, 3, 32, 32)
+    >>> d, reconstruction = wae_nb.WAE()(image)
+    >>> wae_nb.transform_loss(image, reconstruction, d, lam=1.0).backward()
+    >>> float(wae_nb.transform_loss(image, image, wae_nb.Decomposition(image, 0 * image)))
+    0.0
+    """
     return reconstruction_loss(image, reconstruction, reduction, pixel_scale) + lam * energy_loss(d.high, reduction, pixel_scale)
 
 # %% ../../nbs/lib/method/losses.ipynb #9d51ce10
@@ -64,7 +74,14 @@ def classification_loss(
     terms: tuple[str, ...] = TERMS,  # which scores have a loss; a None (a network with one stream) adds nothing
     label_smoothing: float = 0.0,  # in [0, 1); the paper has none
 ) -> Tensor:  # L_c, scalar
-    r"$\mathcal{L}_c$, the sum of Eq. 7 over the named scores; with one stream, $s$ is $s_L$ and counts once. Raises `ValueError` for an unknown term."
+    r"""$\mathcal{L}_c$, the sum of Eq. 7 over the named scores; with one stream, $s$ is $s_L$ and counts once. Raises `ValueError` for an unknown term.
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> net = wae_nb.build("wae", "vgg11", num_classes=10, image_size=64, width=0.25)
+    >>> wae_nb.classification_loss(net(torch.rand(2, 3, 64, 64)), torch.tensor([0, 1])).backward()
+    """
     if unknown := set(terms) - set(TERMS):
         raise ValueError(f"terms={sorted(unknown)} are unknown; use some of {', '.join(TERMS)}")
     if scores.s_c is None:
@@ -77,5 +94,12 @@ def joint_loss(
     transform: Tensor,  # L_t, scalar
     gamma: float = 0.001,  # γ, ≥ 0; the paper's value is 0.001
 ) -> Tensor:  # L, scalar
-    r"$\mathcal{L} = \mathcal{L}_c + \gamma \mathcal{L}_t$ (Eq. 9)."
+    r"""$\mathcal{L} = \mathcal{L}_c + \gamma \mathcal{L}_t$ (Eq. 9).
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> wae_nb.joint_loss(torch.tensor(2.0), torch.tensor(500.0), gamma=0.001)
+    tensor(2.5000)
+    """
     return classification + gamma * transform

@@ -12,7 +12,16 @@ from torch import nn, Tensor
 
 # %% ../../nbs/lib/method/wae.ipynb #e450ace9
 class Decomposition(NamedTuple):
-    "The two sub-images of one batch: `low` carries the content, `high` the details."
+    """The two sub-images of one batch: `low` carries the content, `high` the details.
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> d = wae_nb.Decomposition(torch.rand(1, 3, 32, 32))
+    >>> d.low.shape, d.high
+    (torch.Size([1, 3, 32, 32]), None)
+    """
+
     low: Tensor  # I_L, (B, 3, ceil(H/2), ceil(W/2)), or (B, 3, H, W) where nothing is split off
     high: Tensor | None = None  # I_H, (B, C, ceil(H/2), ceil(W/2))
 
@@ -97,7 +106,15 @@ class Decoder(nn.Module):
 
 # %% ../../nbs/lib/method/wae.ipynb #98c875eb
 class WAE(nn.Module):
-    "The wavelet-like auto-encoder: encoder and decoder together (Figure 2)."
+    """The wavelet-like auto-encoder: encoder and decoder together (Figure 2).
+
+    Example:
+
+    >>> import torch, wae_nb
+    >>> (low, high), image = wae_nb.WAE()(torch.rand(2, 3, 64, 64) - 0.5)
+    >>> low.shape, high.shape, image.shape
+    (torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 32, 32]), torch.Size([2, 3, 64, 64]))
+    """
 
     def __init__(
         self,
