@@ -6,16 +6,26 @@
 __all__ = ['taylor_scores', 'layer_macs', 'taylor_choice', 'check_budget', 'prune_taylor']
 
 # %% ../../nbs/lib/prune/taylor.ipynb #35e7e13b
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
 from ..method.classifier import DecomposedClassifier
-from .surgery import PrunableLayer, remove_channels
+from .surgery import PrunableLayer, gradients, remove_channels
 
 # %% ../../nbs/lib/prune/taylor.ipynb #8aadebec
+@contextmanager
+def _hooks(model: nn.Module, where: dict[str, str], call: Callable[[str, Tensor], None]):
+    "Within: name → layer, and what to do with the name and what the layer puts out."
+    with ExitStack() as stack:
+        for name, layer in where.items():
+            stack.callback(model.get_submodule(layer).register_forward_hook(lambda m, i, out, name=name: call(name, out)).remove)
+        yield
+
+
 def taylor_scores(
     model: DecomposedClassifier,  # left as it was, in evaluation mode
     parts: list[list[PrunableLayer]],  # of `prunable_layers`
@@ -23,20 +33,14 @@ def taylor_scores(
 ) -> dict[str, Tensor]:  # layer → (C,), float64, ≥ 0
     "How much the loss of an image would change, to first order, without each channel (Molchanov et al. 2017, eq. 8)."
     model.eval()
-    found = {place.layer: 0 for part in parts for place in part}
-    maps: dict[str, Tensor] = {}
+    where = {p.layer: p.norm or p.layer for part in parts for p in part}
+    found, maps, n = dict.fromkeys(where, 0), {}, 0
 
-    def write_down(name):
-        def hook(m, i, out):
-            out.retain_grad()
-            maps[name] = out
+    def write_down(name, out):
+        out.retain_grad()
+        maps[name] = out
 
-        return hook
-
-    hooks = [model.get_submodule(place.norm or place.layer).register_forward_hook(write_down(place.layer)) for part in parts for place in part]
-    was, n = [p.requires_grad for p in model.parameters()], 0
-    try:
-        model.requires_grad_(False)  # the gradients of the weights are not asked for
+    with gradients(model, False), _hooks(model, where, write_down):  # the gradients of the weights are not asked for
         for images, labels in batches:
             with torch.enable_grad():
                 F.cross_entropy(model(images.detach().requires_grad_()).s, labels, reduction="sum").backward()
@@ -44,11 +48,6 @@ def taylor_scores(
                 z = maps.pop(name)
                 found[name] += (z.detach() * z.grad).mean((2, 3), dtype=torch.float64).abs().sum(0)
             n += len(labels)
-    finally:
-        for p, asked in zip(model.parameters(), was):
-            p.requires_grad_(asked)
-        for hook in hooks:
-            hook.remove()
     return {name: total / n for name, total in found.items()}
 
 # %% ../../nbs/lib/prune/taylor.ipynb #0818c486
@@ -57,19 +56,13 @@ def layer_macs(
     image_size: int,  # pixels
 ) -> dict[str, int]:  # of each convolution and linear layer, one image
     "Where a network's multiply-accumulates are."
-    counts: dict[str, int] = {}
+    counts, layers = {}, {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
 
-    def count(name):
-        return lambda m, i, out: counts.update({name: out.numel() * m.weight[0].numel()})
+    def count(name, out):
+        counts[name] = out.numel() * layers[name].weight[0].numel()
 
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    hooks = [m.register_forward_hook(count(n)) for n, m in layers]
-    try:
-        with torch.no_grad():
-            model.eval()(model.mean.new_zeros(1, 3, image_size, image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad(), _hooks(model, {n: n for n in layers}, count):
+        model.eval()(model.mean.new_zeros(1, 3, image_size, image_size))
     return counts
 
 
@@ -80,7 +73,7 @@ def taylor_choice(
     budget: float,  # of the whole network's MACs
 ) -> dict[str, list[int]]:  # layer → channels to remove
     "The channels of least score, over all layers, that must go to meet a budget; each layer keeps one. Raises `ValueError` where that is not enough."
-    reader = {place.layer: place.reader for part in parts for place in part}
+    reader = {p.layer: p.reader for part in parts for p in part}
     normal = {n: s / s.norm().clamp_min(1e-30) for n, s in scores.items()}
     queue = sorted((v, n, c) for n, s in normal.items() for c, v in enumerate(s.tolist()))
     macs, left, gone = dict(macs), {n: len(s) for n, s in scores.items()}, {n: [] for n in scores}
@@ -109,7 +102,7 @@ def check_budget(
 ) -> None:
     "Raise a one-line `ValueError` for a share that cannot be reached, whatever the scores are."
     macs = layer_macs(model, image_size)
-    alike = {place.layer: torch.ones(model.get_submodule(place.layer).out_channels) for part in parts for place in part}
+    alike = {p.layer: torch.ones(model.get_submodule(p.layer).out_channels) for part in parts for p in part}
     taylor_choice(alike, parts, macs, keep * sum(macs.values()))
 
 

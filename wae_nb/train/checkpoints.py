@@ -18,17 +18,30 @@ from torch import nn, Tensor
 from ..data.files import write_json
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #c646a1a3
-def save_weights(task: nn.Module, path: Path, **beside: Tensor) -> None:
+def save_weights(
+    task: nn.Module,
+    path: Path,  # of the safetensors file
+    **beside: Tensor,  # kept in the same file
+) -> None:
+    "Write a module's weights and buffers."
     part = path.with_name(path.name + ".part")
     save_file({k: v.detach().cpu().contiguous() for k, v in task.state_dict().items()} | beside, part)
     os.replace(part, path)
 
 
-def checkpoints(folder: Path) -> list[Path]:
+def checkpoints(
+    folder: Path,  # of a run
+) -> list[Path]:  # folders, the last epoch's last
+    "The checkpoints that are there."
     return sorted(folder.glob("checkpoint-[0-9][0-9][0-9][0-9]"))
 
 
-def save_checkpoint(acc: Accelerator, folder: Path, progress: dict) -> None:
+def save_checkpoint(
+    acc: Accelerator,  # with all that training has prepared
+    folder: Path,  # of the run
+    progress: dict,  # of the run, with its "epoch"
+) -> None:
+    "Write a checkpoint, then remove those before it; called in every process."
     part, old = folder / "checkpoint.part", checkpoints(folder)
     if acc.is_main_process:
         shutil.rmtree(part, ignore_errors=True)
@@ -42,7 +55,11 @@ def save_checkpoint(acc: Accelerator, folder: Path, progress: dict) -> None:
     acc.wait_for_everyone()
 
 
-def write_metrics(folder: Path, history: list[dict]) -> None:
+def write_metrics(
+    folder: Path,  # of the run
+    history: list[dict],  # of each epoch
+) -> None:
+    "Write metrics.jsonl, a line an epoch."
     part = folder / "metrics.jsonl.part"
     part.write_text("".join(json.dumps(h) + "\n" for h in history))
     os.replace(part, folder / "metrics.jsonl")

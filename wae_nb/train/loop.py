@@ -19,14 +19,11 @@ from ..data.batches import add_noise, crop, crop_offsets, loader, stream_seed
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
 from .checkpoints import checkpoints, save_checkpoint, save_weights, write_metrics
-from .engine import Engine
+from .engine import Engine, deterministic
 from .recipes import StageRecipe
+from .tasks import Task
 
 # %% ../../nbs/lib/train/loop.ipynb #e06f9458
-def _seed(*parts) -> None:
-    torch.manual_seed(stream_seed(*parts))  # CPU and every GPU
-
-
 def _optimizer(task: nn.Module, s: StageRecipe):
     params = [p for p in task.parameters() if p.requires_grad]
     if s.optimizer == "sgd":
@@ -34,18 +31,19 @@ def _optimizer(task: nn.Module, s: StageRecipe):
     return torch.optim.AdamW(params, s.lr, weight_decay=s.weight_decay)
 
 
-def _scheduler(optimizer, s: StageRecipe, updates: int, better):
+def _scheduler(optimizer, s: StageRecipe, updates: int, mode: str):
     sch = torch.optim.lr_scheduler
     if s.schedule == "onecycle":
         return sch.OneCycleLR(optimizer, s.lr, total_steps=s.epochs * updates)
     if s.schedule == "plateau":
-        return sch.ReduceLROnPlateau(optimizer, "max" if better is max else "min", 0.1, s.patience, threshold=0)
+        # torch divides when more epochs than its patience were bad; ours is the number after which it does
+        return sch.ReduceLROnPlateau(optimizer, mode, 0.1, s.patience - 1, threshold=0, eps=0)
     return sch.StepLR(optimizer, s.step if s.schedule == "step" else 10**9, 0.1)
 
 # %% ../../nbs/lib/train/loop.ipynb #46274955
 @torch.no_grad()
 def evaluate(
-    task: nn.Module,  # with `eval_metrics` and `summary`, on the engine's device
+    task: Task,  # on the engine's device
     data: Dataset,  # packed at or above image_size
     split: str,  # "val" or "test"
     image_size: int,  # pixels
@@ -74,8 +72,115 @@ class Diverged(RuntimeError):
     "The loss is no longer a number."
 
 # %% ../../nbs/lib/train/loop.ipynb #63ec8671
+class _Training:
+    "A stage on its way: what is trained, by what, and how far it has come."
+
+    def __init__(self, task, data, stage, image_size, folder, seed, engine, title):
+        self.raw, self.data, self.stage, self.image_size, self.folder = task, data, stage, image_size, folder
+        self.seed, self.engine, self.title, self.acc = seed, engine, title, engine.renew()
+        share = self.acc.num_processes * engine.accumulation
+        if stage.batch_size % share:
+            raise ValueError(f"batch_size={stage.batch_size} cannot be shared by {self.acc.num_processes} processes × {engine.accumulation} accumulated parts")
+        task = task.to(self.acc.device, memory_format=torch.channels_last)
+        self.train = loader(data, "train", stage.batch_size // engine.accumulation, engine.workers, stage.images)
+        optimizer = _optimizer(task, stage)
+        self.scheduler = _scheduler(optimizer, stage, math.ceil(len(self.train) / engine.accumulation), task.mode)
+        self.task, self.optimizer, self.batches = self.acc.prepare(task, optimizer, self.train)
+        self.acc.register_for_checkpointing(self.scheduler)
+        self.progress = dict(epoch=0, history=[], best=None, drops=0, seconds=0.0)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def best(self) -> Path:
+        return self.folder / f"best-{self.progress['best']['epoch']:04d}.safetensors"
+
+    @property
+    def over(self) -> bool:
+        p, s = self.progress, self.stage
+        return p["epoch"] >= s.epochs or (s.schedule == "plateau" and p["drops"] >= s.drops)
+
+    def start(self, keep_start: bool) -> None:
+        "Go on from the last checkpoint, if there is one; else measure the weights given, if they count."
+        if found := checkpoints(self.folder):
+            self.acc.load_state(str(found[-1]))
+            self.progress = json.loads((found[-1] / "progress.json").read_text())
+        elif keep_start:
+            self.note(self.measure(0, 0.0, None))
+
+    def learn(self, bar) -> float:
+        "One epoch of updates; the mean loss."
+        epoch, acc, stage = self.progress["epoch"] + 1, self.acc, self.stage
+        torch.manual_seed(stream_seed("epoch", self.seed, epoch, acc.process_index))  # CPU and every GPU
+        for g in (self.train.sampler.generator, self.train.generator):
+            if g is not None:
+                g.manual_seed(stream_seed("order", self.seed, epoch))
+        margin = self.data.images.shape[1] - self.image_size
+        offsets = crop_offsets(len(self.train.dataset), margin, self.seed, epoch).to(acc.device)
+        self.raw.train()
+        losses = torch.empty(len(self.batches), device=acc.device)  # one block, not a scalar a batch
+        for i, (images, labels, index) in enumerate(self.batches):
+            with acc.accumulate(self.task):
+                with acc.autocast():
+                    loss = self.task(crop(images, self.image_size, offsets[index]), labels)
+                acc.backward(loss)
+                if acc.sync_gradients and stage.clip:
+                    acc.clip_grad_norm_(self.raw.parameters(), stage.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+                if acc.sync_gradients and stage.schedule == "onecycle":
+                    self.scheduler.step()
+            losses[i] = loss.detach()
+            bar.update()
+            bar.set_postfix_str(f"epoch {epoch}/{stage.epochs}", refresh=False)
+        mean = float(acc.reduce(losses.mean(), "mean"))
+        if not math.isfinite(mean):
+            raise Diverged(f"{self.title}: the training loss is {mean} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
+        return mean
+
+    def measure(self, epoch: int, lr: float, train_loss: float | None) -> dict:
+        "A line of the history."
+        if self.acc.num_processes > 1:  # each process has batch norms of its own; the saved ones are the first's
+            for buffer in self.raw.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        means = evaluate(self.raw, self.data, "val", self.image_size, self.engine)[0]
+        return dict(epoch=epoch, lr=lr, train_loss=train_loss, **{f"val_{k}": v for k, v in means.items()})
+
+    def note(self, h: dict) -> None:
+        "Add a line to the history, and keep the weights if it is the best."
+
+        def rank(h):  # larger is better
+            return h[f"val_{self.raw.metric}"] * (1 if self.raw.mode == "max" else -1), -h["val_loss"]
+
+        self.progress["history"].append(h)
+        if self.progress["best"] is None or rank(h) > rank(self.progress["best"]):
+            self.progress["best"] = h
+            if self.acc.is_main_process:
+                save_weights(self.raw, self.best)
+
+    def epoch(self, bar) -> None:
+        "Learn, measure, move the rate, and write it all down."
+        began, lr = time.perf_counter(), self.lr
+        h = self.measure(self.progress["epoch"] + 1, lr, self.learn(bar))
+        if self.stage.schedule == "plateau":
+            self.scheduler.step(h[f"val_{self.raw.metric}"])
+            self.progress["drops"] += self.lr < lr
+        elif self.stage.schedule == "step":
+            self.scheduler.step()
+        self.note(h)
+        self.progress |= dict(epoch=h["epoch"], seconds=self.progress["seconds"] + time.perf_counter() - began)
+        save_checkpoint(self.acc, self.folder, self.progress)
+        if self.acc.is_main_process:  # only now: a run that is cut off before needs the best of the checkpoint before
+            for old in set(self.folder.glob("best-*.safetensors")) - {self.best}:
+                old.unlink()
+            write_metrics(self.folder, self.progress["history"])
+
+
+@deterministic()
 def fit(
-    task: nn.Module,  # the stage; left with the weights of its best epoch
+    task: Task,  # the stage; left with the weights of its best epoch
     data: Dataset,  # with a training and a validation split
     stage: StageRecipe,  # how the weights move
     image_size: int,  # of the crops, pixels
@@ -86,95 +191,15 @@ def fit(
     keep_start: bool = False,  # whether the weights given count as epoch 0 and may stay the best
 ) -> dict:  # best_epoch, best (its validation metrics), history (of all epochs), epochs run, seconds over all attempts
     "Train one stage, resuming from a checkpoint. Raises `Diverged` when the loss is no number, `ValueError` for a batch that cannot be shared."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    acc = engine.renew()
-    torch.backends.cudnn.deterministic = True  # the same spec on the same machine gives the same record
-    share = acc.num_processes * engine.accumulation
-    if stage.batch_size % share:
-        raise ValueError(f"batch_size={stage.batch_size} cannot be shared by {acc.num_processes} processes × {engine.accumulation} accumulated parts")
-    raw, better = task, type(task).better
-    task = task.to(acc.device, memory_format=torch.channels_last)
-    train = loader(data, "train", stage.batch_size // engine.accumulation, engine.workers, stage.images)
-    order = train.sampler.generator
-    optimizer = _optimizer(task, stage)
-    scheduler = _scheduler(optimizer, stage, math.ceil(len(train) / engine.accumulation), better)
-    task, optimizer, batches = acc.prepare(task, optimizer, train)
-    acc.register_for_checkpointing(scheduler)
-
-    def measure(epoch, lr, train_loss):
-        if acc.num_processes > 1:  # each process has batch norms of its own; the saved ones are the first's
-            for buffer in raw.buffers():
-                torch.distributed.broadcast(buffer, 0)
-        means = evaluate(raw, data, "val", image_size, engine)[0]
-        return dict(epoch=epoch, lr=lr, train_loss=train_loss, **{f"val_{k}": v for k, v in means.items()})
-
-    def rank(h):  # larger is better
-        sign = 1 if better is max else -1
-        return sign * h[f"val_{raw.metric}"], -h["val_loss"]
-
-    def best():
-        return folder / f"best-{progress['best']['epoch']:04d}.safetensors"
-
-    progress = dict(epoch=0, history=[], best=None, drops=0, seconds=0.0)
-    if found := checkpoints(folder):
-        acc.load_state(str(found[-1]))
-        progress = json.loads((found[-1] / "progress.json").read_text())
-    elif keep_start:
-        start = measure(0, 0.0, float("nan")) | dict(train_loss=None)
-        progress |= dict(history=[start], best=start)
-        if acc.is_main_process:
-            save_weights(raw, best())
-    total, done = stage.epochs * len(batches), progress["epoch"] * len(batches)
-    bar = progress_bar(total=total, initial=done, desc=title, disable=not (engine.progress and acc.is_main_process))
-
-    for epoch in range(progress["epoch"] + 1, stage.epochs + 1):
-        if progress["drops"] >= stage.drops and stage.schedule == "plateau":
-            break
-        began = time.perf_counter()
-        lr = optimizer.param_groups[0]["lr"]
-        _seed("epoch", seed, epoch, acc.process_index)
-        order.manual_seed(stream_seed("order", seed, epoch))
-        offsets = crop_offsets(len(train.dataset), data.images.shape[1] - image_size, seed, epoch).to(acc.device)
-        raw.train()
-        losses = []
-        for images, labels, index in batches:
-            with acc.accumulate(task):
-                with acc.autocast():
-                    loss = task(crop(images, image_size, offsets[index]), labels)
-                acc.backward(loss)
-                if acc.sync_gradients and stage.clip:
-                    acc.clip_grad_norm_(raw.parameters(), stage.clip)
-                optimizer.step()
-                optimizer.zero_grad()
-                if acc.sync_gradients and stage.schedule == "onecycle":
-                    scheduler.step()
-            losses.append(loss.detach())
-            bar.update()
-            bar.set_postfix_str(f"epoch {epoch}/{stage.epochs}", refresh=False)
-        train_loss = float(acc.reduce(torch.stack(losses).mean(), "mean"))
-        if not math.isfinite(train_loss):
-            bar.close()
-            raise Diverged(f"{title}: the training loss is {train_loss} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
-        h = measure(epoch, lr, train_loss)
-        if stage.schedule == "plateau":
-            scheduler.step(h[f"val_{raw.metric}"])
-            progress["drops"] += optimizer.param_groups[0]["lr"] < lr
-        elif stage.schedule == "step":
-            scheduler.step()
-        progress["history"].append(h)
-        if progress["best"] is None or rank(h) > rank(progress["best"]):
-            progress["best"] = h
-            if acc.is_main_process:
-                save_weights(raw, best())
-        progress |= dict(epoch=epoch, seconds=progress["seconds"] + time.perf_counter() - began)
-        save_checkpoint(acc, folder, progress)
-        if acc.is_main_process:  # only now: a run that is cut off before needs the best of the checkpoint before
-            for old in set(folder.glob("best-*.safetensors")) - {best()}:
-                old.unlink()
-            write_metrics(folder, progress["history"])
-    bar.close()
-    acc.wait_for_everyone()
-    raw.load_state_dict(load_file(best()))
-    acc.free_memory(task, optimizer, batches)
-    return dict(best_epoch=progress["best"]["epoch"], **{k: progress[k] for k in ("best", "history", "seconds")}, epochs=progress["epoch"])
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    t = _Training(task, data, stage, image_size, Path(folder), seed, engine, title)
+    t.start(keep_start)
+    batches, shown = len(t.batches), engine.progress and t.acc.is_main_process
+    with progress_bar(total=stage.epochs * batches, initial=t.progress["epoch"] * batches, desc=title, disable=not shown) as bar:
+        while not t.over:
+            t.epoch(bar)
+    t.acc.wait_for_everyone()
+    task.load_state_dict(load_file(t.best))
+    t.acc.free_memory(t.task, t.optimizer, t.batches)
+    p = t.progress
+    return dict(best_epoch=p["best"]["epoch"], best=p["best"], history=p["history"], seconds=p["seconds"], epochs=p["epoch"])

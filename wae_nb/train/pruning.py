@@ -19,11 +19,10 @@ from safetensors.torch import load_file
 from ..data.batches import crop, stream_seed
 from ..data.pack import Dataset
 from ..measure.cost import macs
-from ..prune.surgery import fit_shapes, prunable_layers
-from ..prune.taylor import prune_taylor
-from ..prune.thinet import prune_thinet
+from ..prune.pruners import PRUNERS, PruneStep
+from ..prune.surgery import fit_shapes
 from .checkpoints import save_weights
-from .engine import Engine
+from .engine import Engine, deterministic
 from .loop import fit
 from .specs import RunSpec
 from .tasks import ClassifyTask
@@ -45,11 +44,19 @@ class _Batches(Sequence):
         return crop(images, self.size), labels
 
 
-def prune_run(spec: RunSpec, task: ClassifyTask, data: Dataset, engine: Engine, folder: Path) -> list[dict]:
-    "Prune a network and train it in between, part after part, going on where it was cut off; what each part left."
+@deterministic()
+def prune_run(
+    spec: RunSpec,  # of a method of `PRUNERS`
+    task: ClassifyTask,  # with the trained network, which is changed in place
+    data: Dataset,
+    engine: Engine,
+    folder: Path,  # of the run; what it needs to go on is kept there
+) -> list[dict]:  # of each step: the MACs and the validation accuracy that it left, and its seconds
+    "Prune a network step after step and train it in between, going on where it was cut off."
     net, r, size = task.model, spec.recipe.prune, spec.image_size
-    blocks, whole, path = prunable_layers(net, spec.method), macs(net, size), folder / "part.safetensors"
-    parts = len(blocks) if spec.method == "thinet" else r.parts
+    pruner, whole, path = PRUNERS[spec.method], macs(net, size), folder / "part.safetensors"
+    parts = pruner.parts(net)
+    steps = pruner.count(parts, r)
     progress = dict(done=[], pruned=False)
 
     def keep_progress():
@@ -61,24 +68,21 @@ def prune_run(spec: RunSpec, task: ClassifyTask, data: Dataset, engine: Engine, 
         progress.update(json.loads(bytes(state.pop("progress").tolist())))
         fit_shapes(net, state)
 
-    torch.backends.cudnn.deterministic = True  # as in `fit`: the same channels each time
     if path.exists():
         go_on()
-    while (part := len(progress["done"])) < parts:
-        seed, tuning = stream_seed("prune", spec.seed, part), folder / f"part-{part:02d}"
+    while (i := len(progress["done"])) < steps:
+        seed, tuning = stream_seed("prune", spec.seed, i), folder / f"part-{i:02d}"
         if not progress["pruned"]:
             if engine.accelerator.is_main_process:
                 began, batches = time.perf_counter(), _Batches(spec, data, seed, engine.accelerator.device)
                 net.to(engine.accelerator.device)
-                if spec.method == "thinet":
-                    prune_thinet(net, blocks[part], spec.keep, batches, r.rows, seed)
-                elif spec.keep < 1:
-                    prune_taylor(net, blocks, whole * spec.keep ** ((part + 1) / parts), batches)
+                if spec.keep < 1:
+                    pruner.prune(net, parts, PruneStep(i, steps, spec.keep, whole, r.samples, seed), batches)
                 progress["pruned"] = time.perf_counter() - began
                 keep_progress()
             engine.accelerator.wait_for_everyone()
             go_on()  # one process chooses, all go on with its choice
-        result = fit(task, data, r.between, size, tuning, seed, engine, f"{spec.title}, part {part + 1} of {parts}")
+        result = fit(task, data, r.between, size, tuning, seed, engine, f"{spec.title}, part {i + 1} of {steps}")
         seconds = round(progress["pruned"] + result["seconds"], 1)
         progress["done"].append(dict(macs=macs(net, size), val_top1=result["best"]["val_top1"], seconds=seconds))
         progress["pruned"] = False

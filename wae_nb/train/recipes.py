@@ -9,6 +9,8 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'StageRecipe', 'PruneRecipe', 'Recipe', 'p
 import math
 from dataclasses import dataclass
 
+from ..method.backbones import family
+
 # %% ../../nbs/lib/train/recipes.ipynb #d0608042
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "step", "plateau", "onecycle")
@@ -26,7 +28,7 @@ class StageRecipe:
     weight_decay: float = 5e-4
     schedule: str = "constant"  # "constant", "step", "plateau" or "onecycle"
     step: int = 10  # "step": epochs to each division of lr by ten
-    patience: int = 3  # "plateau": epochs without a better validation error before a division by ten
+    patience: int = 3  # "plateau": epochs in a row without a better validation error, after which lr is divided by ten
     drops: int = 3  # "plateau": training ends after so many
     clip: float | None = None  # the largest norm of a gradient; None for no limit
     label_smoothing: float = 0.0
@@ -39,8 +41,8 @@ class StageRecipe:
             raise ValueError(f"schedule={self.schedule!r} is unknown; use one of {', '.join(SCHEDULES)}")
         if self.images is not None and self.images < self.batch_size:
             raise ValueError(f"images={self.images!r}: an epoch needs at least one batch, {self.batch_size} images")
-        if self.epochs < 1 or self.batch_size < 1 or not self.lr > 0:
-            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}, lr={self.lr}: each must be above 0")
+        if min(self.epochs, self.batch_size, self.patience) < 1 or not self.lr > 0:
+            raise ValueError(f"epochs={self.epochs}, batch_size={self.batch_size}, patience={self.patience}, lr={self.lr}: each must be above 0")
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ class PruneRecipe:
     between: StageRecipe  # after each part
     end: StageRecipe  # after the last
     images: int = 1000  # of the training split, that channels are chosen with; all if there are fewer
-    rows: int = 10_000  # ThiNet: outputs of the next layer to sample
+    samples: int = 10_000  # ThiNet: outputs of the next layer to sample
     parts: int = 10  # Taylor: times that channels are removed; ThiNet goes layer by layer, in ResNets block by block
 
     def __post_init__(self):
-        if self.images < 1 or self.rows < 1 or self.parts < 1:
-            raise ValueError(f"images={self.images}, rows={self.rows}, parts={self.parts}: each must be above 0")
+        if min(self.images, self.samples, self.parts) < 1:
+            raise ValueError(f"images={self.images}, samples={self.samples}, parts={self.parts}: each must be above 0")
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,19 @@ class Recipe:
 
 
 def paper_recipe(
-    backbone: str = "vgg16",  # stage 2 starts at 0.1 for ResNets, at 0.01 for others
+    backbone: str = "vgg16",  # as in `backbone_names()`; its family says where stage 2 starts; `ValueError` for an unknown one
 ) -> Recipe:
     "The paper's *Learning*, to the letter; pruned networks are trained about an epoch a part and longer at the end, as ThiNet's were."
     return Recipe(
         "paper",
         wae=StageRecipe(lr=1e-6, batch_size=4, epochs=20, schedule="step"),
-        classify=StageRecipe(lr=0.1 if "resne" in backbone else 0.01, batch_size=256, epochs=120, schedule="plateau"),
+        classify=StageRecipe(lr=family(backbone).lr, batch_size=256, epochs=120, schedule="plateau"),
         finetune=StageRecipe(lr=1e-4, batch_size=256, epochs=40, schedule="plateau", drops=1),
         prune=PruneRecipe(
             between=StageRecipe(lr=1e-3, batch_size=256, epochs=1),
             end=StageRecipe(lr=1e-3, batch_size=256, epochs=12, schedule="step", step=4),
             images=10_000,
-            rows=100_000,
+            samples=100_000,
         ),
     )
 

@@ -60,7 +60,7 @@ def digest(
 
 
 def read_record(
-    path: Path,  # a json file of `Experiment.runs` or `Experiment.noisy`, named after its run
+    path: Path,  # a json file of `Experiment.runs` or `Experiment.evaluate_noise`, named after its run
 ) -> dict:
     "A record as it was written. Raises `RecordError` with the path for one that was changed since, or belongs elsewhere."
     try:
@@ -79,5 +79,8 @@ def read_record(
     return record
 
 # %% ../../nbs/lib/train/records.ipynb #0a96e6b1
-def precision_of(record: dict) -> str:
+def precision_of(
+    record: dict,  # of a run
+) -> str:  # "no", "fp16" or "bf16"
+    "The mixed precision that a run was trained in."
     return record["machine"].get("mixed_precision", "no")  # the first records do not say

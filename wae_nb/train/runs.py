@@ -21,13 +21,11 @@ from torch import nn
 from ..data.files import lock, write_json
 from ..data.pack import Dataset
 from ..measure.cost import macs
-from ..measure.machine import hardware
-from ..method.classifier import IMAGENET_MEAN, build
+from ..method.classifier import IMAGENET_MEAN, METHODS, build
 from ..method.wae import WAE
-from ..prune.pruners import STRUCTURES
+from ..prune.pruners import STRUCTURES, check_prunable
 from ..prune.structures import thinet
-from ..prune.surgery import check_torch_pruning, fit_shapes, layer_widths, prunable_layers
-from ..prune.taylor import check_budget
+from ..prune.surgery import fit_shapes, layer_widths
 from .checkpoints import save_weights, write_metrics
 from .engine import Engine
 from .loop import evaluate, fit
@@ -55,24 +53,29 @@ class Run:
     @property
     def wae(self) -> WAE:
         "The auto-encoder as this run left it. Raises `ValueError` for a method without one."
+        if self.spec.stage == PLAIN:
+            having = ", ".join(name for name, m in METHODS.items() if m.stages)
+            raise ValueError(f"method={self.spec.method!r} has no auto-encoder; these have: {having}")
         if self.spec.stage == STAGE_1:
             return self.model
-        if self.spec.method != "wae":
-            raise ValueError(f"method={self.spec.method!r} has no auto-encoder; only 'wae' has")
         if self.spec.stage == STAGE_2:  # it did not move
             return finished_run(self.spec.parent, self.folder.parent).model
         wae = WAE()
-        wae.encoder = self.model.decomposer
+        wae.encoder = METHODS[self.spec.method].encoder(self.model.decomposer)
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
 # %% ../../nbs/lib/train/runs.ipynb #4b274de3
-def network_of(spec: RunSpec, num_classes: int) -> nn.Module:
+def network_of(
+    spec: RunSpec,
+    num_classes: int,  # of the data
+) -> nn.Module:  # a `DecomposedClassifier`, or a `WAE` for stage 1; a pruned one with the shapes that it has before
+    "The network of a spec, with fresh weights."
     if spec.stage == STAGE_1:
         return WAE()
     r = spec.recipe
     if spec.method in STRUCTURES:
-        return thinet(STRUCTURES[spec.method], num_classes, spec.image_size, spec.width, r.init)
+        return thinet(STRUCTURES[spec.method].structure, num_classes, spec.image_size, spec.width, r.init)
     method = "plain" if spec.pruned else spec.method  # pruned networks take their shapes later
     return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init)
 
@@ -108,8 +111,7 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
         return ClassifyTask(net, r, s)
     parent = finished_run(spec.parent, runs_dir)
     if spec.stage == STAGE_2:
-        encoder = net.decomposer.encoder if spec.method == "I_L" else net.decomposer
-        encoder.load_state_dict(parent.model.encoder.state_dict())
+        METHODS[spec.method].encoder(net.decomposer).load_state_dict(parent.model.encoder.state_dict())
         return ClassifyTask(net, r, s, frozen=True)
     net.load_state_dict(parent.model.state_dict())
     decoder = WAE().decoder
@@ -131,10 +133,7 @@ def get_or_train(
         return found
     engine = engine or Engine()
     if spec.pruned and spec.keep < 1:  # before the parent is trained
-        check_torch_pruning()
-        net = network_of(spec, len(data.classes))
-        if spec.method == "taylor":
-            check_budget(net, prunable_layers(net, spec.method), spec.keep, spec.image_size)
+        check_prunable(spec.method, network_of(spec, len(data.classes)), spec.keep, spec.image_size)
     if spec.parent:
         get_or_train(spec.parent, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
@@ -154,12 +153,12 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
     result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start)
     test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
     if engine.accelerator.is_main_process:
-        _finish(spec, task, data, folder, result, test, each, code, machine(engine.accelerator), parts)
+        _finish(spec, task, data, folder, result, test, each, code, engine, parts)
     engine.accelerator.wait_for_everyone()
     return finished_run(spec, runs_dir)
 
 
-def _finish(spec, task, data, folder, result, test, each, code, hardware, parts) -> None:
+def _finish(spec, task, data, folder, result, test, each, code, engine, parts) -> None:
     net = task.wae if spec.stage == STAGE_1 else task.model
     save_weights(net, folder / "model.safetensors")
     if spec.stage == STAGE_3:
@@ -181,7 +180,7 @@ def _finish(spec, task, data, folder, result, test, each, code, hardware, parts)
         seconds=round(result["seconds"] + sum(p["seconds"] for p in parts or ()), 1),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         code=code,
-        machine=hardware,
+        machine=machine(engine.accelerator) | dict(accumulation=engine.accumulation),
         history=result["history"],
         answers=each["answer"].tolist() if "answer" in each else None,
         labels=each["label"].tolist() if "label" in each else None,
