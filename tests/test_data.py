@@ -106,6 +106,32 @@ def test_hidden_and_ignored_files(people, tmp_path, capsys):
     assert capsys.readouterr().out == "people: left out files that are no images: 2 with .heic, 1 with no ending; folders without an image: empty\n"
 
 
+def test_images_and_masks_are_no_classes(tmp_path):
+    for folder in ("images", "Masks"):
+        (tmp_path / folder).mkdir()
+        for k in range(3):
+            Image.new("L", (9, 9)).save(tmp_path / folder / f"{k}.png")
+    with pytest.raises(DataError, match="holds images/ and Masks/, which are no two classes"):
+        find_images(tmp_path)
+
+
+def test_copies_across_parts_are_named(tmp_path, capsys):
+    folder = make_parts(tmp_path / "set", train=20, test=3)
+    for p in folder.rglob("*.png"):
+        Image.fromarray(np.random.default_rng(list(p.as_posix().encode())).integers(0, 256, (9, 9, 3), np.uint8)).save(p)
+    load(folder, 32, tmp_path / "cache")
+    assert "two parts" not in capsys.readouterr().out
+    shutil.copy(folder / "train/ann/train3.png", folder / "test/ann/test1.png")
+    load(folder, 32, tmp_path / "cache")
+    assert "set: 1 images are in two parts, so what is trained on is tested: test/ann/test1.png is train/ann/train3.png" in capsys.readouterr().out
+
+
+def test_a_picture_over_pillows_limit(people, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(DataError, match=r"id0/00.pgm is too large for Pillow \(Image size \(1890 pixels\) exceeds limit of 200 pixels"):
+        load(people, 32, tmp_path / "cache")
+
+
 def test_a_demo_pack_is_named_by_its_generator(tmp_path, monkeypatch):
     first = load(None, 32, tmp_path, demo_shape=(2, 5))
     drawn = sets.EMBEDDED["faces"]

@@ -58,6 +58,125 @@ def identity(
     return {k: v.astype(np.float32) if isinstance(v, np.ndarray) else v for k, v in traits.items()}
 
 # %% ../../nbs/lib/data/faces.ipynb #bf6c6acf
+class _Portrait:
+    "One picture while it is drawn: the pose, the light, the plane of the head, and the canvas."
+
+    def __init__(self, who: int, picture: int, size: int, seed: int):
+        self.traits = p = identity(who, seed)
+        self.rng = np.random.default_rng([seed, who, picture, 1])
+        self.u = u = self.rng.uniform
+        self.age, self.smile, self.opened, self.raised, self.shut = u(0, 1), u(-0.5, 1), max(0, u(-0.6, 1)), u(-0.3, 1), max(0, u(-1.2, 0.8))
+        self.yaw, pitch, roll, scale, dx, dy = u(-0.9, 0.9), u(-0.6, 0.6), u(-0.2, 0.2), u(0.88, 1.15), u(-0.06, 0.06), u(-0.05, 0.05)
+        self.soft = 0.7 / size
+
+        grid = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
+        self.gx, self.gy = np.meshgrid(grid - dx, grid - dy)
+        c, s = np.cos(roll) / scale, np.sin(roll) / scale
+        self.X, self.Y = X, Y = c * self.gx + s * self.gy, c * self.gy - s * self.gx  # the head's own upright plane
+
+        # outline: an ellipse squared by the jaw, narrowed towards the chin; it fills out with age
+        self.w, self.h = w, h = p["width"] * (1 + 0.08 * self.age) * (1 - 0.08 * abs(self.yaw)), p["height"]
+        taper = 1 - p["chin"] * np.clip(Y / h, 0, 1) ** 2
+        r = (np.abs(X / (w * taper)) ** p["jaw"] + np.abs(Y / h) ** p["jaw"]) ** (1 / p["jaw"])
+        self.inside = self.ink((r - 1) * w)
+        self.depth = np.sqrt(np.clip(1 - r**2, 0, 1))
+        self.x, self.y = X - 0.10 * self.yaw * self.depth, Y - 0.06 * pitch * self.depth  # features slide with the pose
+
+    def ink(self, distance):
+        return _ink(distance, self.soft)
+
+    def over(self, colour, opacity):
+        _over(self.img, colour, opacity)
+
+    def background(self):
+        "What is behind the face: a gradient with blurs, the shoulders, the hair."
+        p, u, rng, gx, gy, X, Y = self.traits, self.u, self.rng, self.gx, self.gy, self.X, self.Y
+        a, b = rng.random((2, 3)) * 0.8 + 0.1
+        t = np.clip(0.5 + gx * u(-1, 1) + gy * u(-1, 1), 0, 1)[..., None]
+        self.img = (a * t + b * (1 - t)).astype(np.float32)
+        for _ in range(4):
+            self.over(rng.random(3), 0.6 * _ink(_ellipse(gx, gy, u(-0.5, 0.5), u(-0.5, 0.5), u(0.05, 0.25), u(0.05, 0.25)), 0.02))
+        self.over([0.25, 0.3, 0.4] * rng.random(3) * 2, self.ink(_ellipse(X, Y, 0, 0.62, 0.42, 0.22)))  # shoulders
+        grey = np.clip(self.age * 1.6 - 0.8, 0, 0.85)
+        self.hair = p["hair"] * (1 - grey) + 0.75 * grey
+        self.strand = 0.88 + 0.12 * np.sin(2 * np.pi * p["strands"] * (X + p["strand_angle"] * Y * 0.5) + 3 * np.sin(9 * Y))
+        behind = np.maximum(_ellipse(X, Y, 0, -0.04, self.w + 0.03 + p["hair_volume"], self.h + p["hair_volume"]), Y - p["hair_length"])
+        self.over(self.hair * self.strand[..., None] * 0.8, self.ink(behind))
+
+    def skin(self):
+        "The face and what lies in its skin; it is lit from a side."
+        p, u, x, y, inside = self.traits, self.u, self.x, self.y, self.inside
+        for side in (-1, 1):
+            self.over(p["skin"] * 0.85, self.ink(_ellipse(self.X, self.Y, side * self.w, 0.0, p["ears"] * 0.6, p["ears"] * 1.2)))
+        light = np.array([u(-0.9, 0.9), u(-0.8, 0.3), 1.0])
+        lit = (self.X / self.w * light[0] + self.Y / self.h * light[1]) * (1 - self.depth) * 1.2 + self.depth * light[2]
+        self.lit = np.clip(lit, 0, 1.4) / np.linalg.norm(light)
+        self.face = p["skin"] * (1 - 0.06 * self.age)
+        self.over(self.face, inside)
+        self.shade = (0.72 - 0.3 * (c := u(0, 1)) + (0.4 + 0.3 * c) * self.lit)[..., None]
+        self.dark = self.face * 0.45
+        if p["freckled"]:
+            nearest = np.sqrt(np.minimum.reduce([(x - fx) ** 2 + (y - fy) ** 2 for fx, fy in p["freckles"]]))
+            self.over(self.dark, p["freckled"] * inside * self.ink(nearest - 0.003))
+        for mx, my, mr in p["moles"]:
+            self.over(self.face * 0.3, 0.85 * inside * self.ink(np.hypot(x - mx, y - my) - mr))
+        for k in range(3):  # wrinkles
+            self.over(self.dark, 0.6 * self.age * inside * self.ink(_stroke(x, y, 0, -0.17 - 0.028 * k, 0.11, -0.01, 0, 0.0015)))
+        for side in (-1, 1):
+            self.over(self.dark, 0.6 * self.age * inside * self.ink(_stroke(side * x, y, 0.085, 0.11, 0.03, 0.01, 1.3, 0.0018)))
+        beard = _ink(0.10 - y + 0.25 * (np.abs(x) < 0.05) * 0.02, 0.03)
+        self.over(self.hair * 0.8, p["beard"] * inside * beard * (0.7 + 0.3 * np.sin(400 * x + 311 * y)))
+
+    def eyes(self):
+        "Eyes and brows."
+        p, x, y = self.traits, self.x, self.y
+        for side in (-1, 1):
+            ex, ey, es = side * p["eye_x"], p["eye_y"], p["eye_size"]
+            ty = y - p["eye_tilt"] * side * (x - ex) * 0.5
+            lid = _ellipse(x, ty, ex, ey, es, es * p["eye_shape"] * (1 - 0.8 * self.shut))
+            eye = self.ink(lid)
+            self.over(self.face * 0.6, 0.7 * self.ink(np.abs(lid) - 0.003))
+            self.over([0.96, 0.95, 0.93], eye)
+            ix = ex + 0.012 * self.yaw
+            self.over(p["iris"], eye * self.ink(np.hypot(x - ix, ty - ey) - es * 0.48))
+            self.over([0.03] * 3, eye * self.ink(np.hypot(x - ix, ty - ey) - es * 0.2))
+            by = ey - p["brow_y"] - 0.015 * self.raised
+            brow = _stroke(x, y, ex, by, es * 1.4, p["brow_bend"], side * p["brow_tilt"], p["brow_thick"])
+            self.over(self.hair * 0.55, self.ink(brow) * (0.8 + 0.2 * np.sin(2 * np.pi * p["strands"] * 2 * x)))
+
+    def nose_and_mouth(self):
+        "Nose and mouth; what lies within the outline is then shaded."
+        p, x, y, inside = self.traits, self.x, self.y, self.inside
+        ny = p["eye_y"] + p["nose_length"]
+        ridge = _stroke(y, x, ny / 2 - 0.02, np.sign(self.yaw + 1e-9) * p["nose_width"] * 0.55, p["nose_length"] * 0.45, 0, 0, 0.003)
+        self.over(self.dark, 0.35 * _ink(ridge, self.soft * 2))
+        self.over(self.dark, 0.7 * self.ink(_stroke(x, y, 0, ny, p["nose_width"], 0.012, 0, 0.004)))
+        my, mw = p["mouth_y"] + 0.01 * self.opened, p["mouth_width"] * (1 + 0.15 * self.smile)
+        bend = 0.035 * self.smile
+        lip = np.array([0.75, 0.32, 0.32]) * p["lip"] + self.face * 0.72 * (1 - p["lip"])
+        self.over(lip, inside * self.ink(_stroke(x, y, 0, my - bend / 2, mw, bend, 0, p["lips"] + 0.018 * self.opened)))
+        self.over([0.25, 0.06, 0.06], inside * self.ink(_stroke(x, y, 0, my - bend / 2, mw * 0.92, bend, 0, 0.0025 + 0.016 * self.opened)))
+        self.img = np.where(inside[..., None] > 0.5, self.img * self.shade, self.img)
+
+    def fringe(self):
+        "Hair in front, whose line recedes with age, and glasses."
+        p, X, Y = self.traits, self.X, self.Y
+        top = -self.h + p["fringe"] * (1 - 0.35 * self.age) + 0.25 * np.abs(X - p["parting"] * self.w) ** 1.5
+        crown = _ellipse(X, Y, 0, -0.02, self.w + p["hair_volume"], self.h + p["hair_volume"])
+        self.over(self.hair * self.strand[..., None] * (0.75 + 0.25 * self.lit[..., None]), self.ink(np.maximum(Y - top, crown)))
+        if p["glasses"]:
+            for side in (-1, 1):
+                frame = np.abs(_ellipse(self.x, self.y, side * p["eye_x"], p["eye_y"], p["eye_x"] * 0.72, 0.06))
+                self.over([0.1] * 3, self.ink(frame - 0.004))
+
+    def camera(self) -> np.ndarray:
+        "Exposure, white balance and grain."
+        u = self.u
+        img = np.clip(self.img, 0, 1) ** u(0.75, 1.3) * u(0.65, 1.15) * (1 + u(-0.10, 0.10, 3))
+        img = img + u(0.005, 0.03) * self.rng.standard_normal(img.shape, np.float32)
+        return (np.clip(img, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
 def render(
     who: int,  # identity, ≥ 0
     picture: int,  # of that identity, ≥ 0
@@ -65,96 +184,10 @@ def render(
     seed: int = 0,  # of the population
 ) -> np.ndarray:  # (size, size, 3), uint8
     "Draw one picture; the same arguments always give the same one."
-    p = identity(who, seed)
-    rng = np.random.default_rng([seed, who, picture, 1])
-    u = rng.uniform
-    age, smile, opened, raised, shut = u(0, 1), u(-0.5, 1), max(0, u(-0.6, 1)), u(-0.3, 1), max(0, u(-1.2, 0.8))
-    yaw, pitch, roll, scale, dx, dy = u(-0.9, 0.9), u(-0.6, 0.6), u(-0.2, 0.2), u(0.88, 1.15), u(-0.06, 0.06), u(-0.05, 0.05)
-    soft = 0.7 / size
-
-    grid = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    gx, gy = np.meshgrid(grid - dx, grid - dy)
-    c, s = np.cos(roll) / scale, np.sin(roll) / scale
-    X, Y = c * gx + s * gy, c * gy - s * gx  # the head's own upright plane
-
-    # outline: an ellipse squared by the jaw, narrowed towards the chin; it fills out with age
-    w, h = p["width"] * (1 + 0.08 * age) * (1 - 0.08 * abs(yaw)), p["height"]
-    taper = 1 - p["chin"] * np.clip(Y / h, 0, 1) ** 2
-    r = (np.abs(X / (w * taper)) ** p["jaw"] + np.abs(Y / h) ** p["jaw"]) ** (1 / p["jaw"])
-    outline = (r - 1) * w
-    depth = np.sqrt(np.clip(1 - r**2, 0, 1))
-    x, y = X - 0.10 * yaw * depth, Y - 0.06 * pitch * depth  # features slide with the pose
-
-    # background and hair behind
-    a, b = rng.random((2, 3)) * 0.8 + 0.1
-    t = np.clip(0.5 + gx * u(-1, 1) + gy * u(-1, 1), 0, 1)[..., None]
-    img = (a * t + b * (1 - t)).astype(np.float32)
-    for _ in range(4):
-        _over(img, rng.random(3), 0.6 * _ink(_ellipse(gx, gy, u(-0.5, 0.5), u(-0.5, 0.5), u(0.05, 0.25), u(0.05, 0.25)), 0.02))
-    _over(img, [0.25, 0.3, 0.4] * rng.random(3) * 2, _ink(_ellipse(X, Y, 0, 0.62, 0.42, 0.22), soft))  # shoulders
-    grey = np.clip(age * 1.6 - 0.8, 0, 0.85)
-    hair = p["hair"] * (1 - grey) + 0.75 * grey
-    strand = 0.88 + 0.12 * np.sin(2 * np.pi * p["strands"] * (X + p["strand_angle"] * Y * 0.5) + 3 * np.sin(9 * Y))
-    behind = np.maximum(_ellipse(X, Y, 0, -0.04, w + 0.03 + p["hair_volume"], h + p["hair_volume"]), Y - p["hair_length"])
-    _over(img, hair * strand[..., None] * 0.8, _ink(behind, soft))
-
-    # skin, lit from a side
-    for side in (-1, 1):
-        _over(img, p["skin"] * 0.85, _ink(_ellipse(X, Y, side * w, 0.0, p["ears"] * 0.6, p["ears"] * 1.2), soft))
-    light = np.array([u(-0.9, 0.9), u(-0.8, 0.3), 1.0])
-    lit = np.clip((X / w * light[0] + Y / h * light[1]) * (1 - depth) * 1.2 + depth * light[2], 0, 1.4) / np.linalg.norm(light)
-    face = p["skin"] * (1 - 0.06 * age)
-    inside = _ink(outline, soft)
-    _over(img, face, inside)
-    shade = (0.72 - 0.3 * (c1 := u(0, 1)) + (0.4 + 0.3 * c1) * lit)[..., None]
-
-    dark = face * 0.45
-    if p["freckled"]:
-        nearest = np.sqrt(np.minimum.reduce([(x - fx) ** 2 + (y - fy) ** 2 for fx, fy in p["freckles"]]))
-        _over(img, dark, p["freckled"] * inside * _ink(nearest - 0.003, soft))
-    for mx, my, mr in p["moles"]:
-        _over(img, face * 0.3, 0.85 * inside * _ink(np.hypot(x - mx, y - my) - mr, soft))
-    for k in range(3):  # wrinkles
-        _over(img, dark, 0.6 * age * inside * _ink(_stroke(x, y, 0, -0.17 - 0.028 * k, 0.11, -0.01, 0, 0.0015), soft))
-    for side in (-1, 1):
-        _over(img, dark, 0.6 * age * inside * _ink(_stroke(side * x, y, 0.085, 0.11, 0.03, 0.01, 1.3, 0.0018), soft))
-    _over(img, hair * 0.8, p["beard"] * inside * _ink(0.10 - y + 0.25 * (np.abs(x) < 0.05) * 0.02, 0.03) * (0.7 + 0.3 * np.sin(400 * x + 311 * y)))
-
-    # eyes and brows
-    for side in (-1, 1):
-        ex, ey, es = side * p["eye_x"], p["eye_y"], p["eye_size"]
-        ty = y - p["eye_tilt"] * side * (x - ex) * 0.5
-        lid = _ellipse(x, ty, ex, ey, es, es * p["eye_shape"] * (1 - 0.8 * shut))
-        eye = _ink(lid, soft)
-        _over(img, face * 0.6, 0.7 * _ink(np.abs(lid) - 0.003, soft))
-        _over(img, [0.96, 0.95, 0.93], eye)
-        ix = ex + 0.012 * yaw
-        _over(img, p["iris"], eye * _ink(np.hypot(x - ix, ty - ey) - es * 0.48, soft))
-        _over(img, [0.03] * 3, eye * _ink(np.hypot(x - ix, ty - ey) - es * 0.2, soft))
-        by = ey - p["brow_y"] - 0.015 * raised
-        brow = _stroke(x, y, ex, by, es * 1.4, p["brow_bend"], side * p["brow_tilt"], p["brow_thick"])
-        _over(img, hair * 0.55, _ink(brow, soft) * (0.8 + 0.2 * np.sin(2 * np.pi * p["strands"] * 2 * x)))
-
-    # nose and mouth
-    ny = p["eye_y"] + p["nose_length"]
-    _over(img, dark, 0.35 * _ink(_stroke(y, x, ny / 2 - 0.02, np.sign(yaw + 1e-9) * p["nose_width"] * 0.55, p["nose_length"] * 0.45, 0, 0, 0.003), soft * 2))
-    _over(img, dark, 0.7 * _ink(_stroke(x, y, 0, ny, p["nose_width"], 0.012, 0, 0.004), soft))
-    my, mw = p["mouth_y"] + 0.01 * opened, p["mouth_width"] * (1 + 0.15 * smile)
-    bend = 0.035 * smile
-    lip = np.array([0.75, 0.32, 0.32]) * p["lip"] + face * 0.72 * (1 - p["lip"])
-    _over(img, lip, inside * _ink(_stroke(x, y, 0, my - bend / 2, mw, bend, 0, p["lips"] + 0.018 * opened), soft))
-    _over(img, [0.25, 0.06, 0.06], inside * _ink(_stroke(x, y, 0, my - bend / 2, mw * 0.92, bend, 0, 0.0025 + 0.016 * opened), soft))
-    img = np.where(inside[..., None] > 0.5, img * shade, img)
-
-    # fringe; hairline recedes with age
-    top = -h + p["fringe"] * (1 - 0.35 * age) + 0.25 * np.abs(X - p["parting"] * w) ** 1.5
-    crown = _ellipse(X, Y, 0, -0.02, w + p["hair_volume"], h + p["hair_volume"])
-    _over(img, hair * strand[..., None] * (0.75 + 0.25 * lit[..., None]), _ink(np.maximum(Y - top, crown), soft))
-    if p["glasses"]:
-        for side in (-1, 1):
-            _over(img, [0.1] * 3, _ink(np.abs(_ellipse(x, y, side * p["eye_x"], p["eye_y"], p["eye_x"] * 0.72, 0.06)) - 0.004, soft))
-
-    # camera: exposure, white balance, grain
-    img = np.clip(img, 0, 1) ** u(0.75, 1.3) * u(0.65, 1.15) * (1 + u(-0.10, 0.10, 3))
-    img = img + u(0.005, 0.03) * rng.standard_normal(img.shape, np.float32)
-    return (np.clip(img, 0, 1) * 255 + 0.5).astype(np.uint8)
+    portrait = _Portrait(who, picture, size, seed)
+    portrait.background()
+    portrait.skin()
+    portrait.eyes()
+    portrait.nose_and_mouth()
+    portrait.fringe()
+    return portrait.camera()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .files import lock
 from .folder import DataError, ImageFile, check_classes, read_image
@@ -194,6 +195,8 @@ def _read(source: ImageFile, size: int) -> tuple[str | None, np.ndarray | None]:
     data = source.read()  # a disk that fails is no damaged image: packing stops, and goes on when it is back
     try:
         return hashlib.sha256(data).hexdigest(), read_image(io.BytesIO(data), size)
+    except Image.DecompressionBombError as e:
+        raise DataError(f"{source.name} is too large for Pillow ({e}); make it smaller, or remove it") from None
     except Exception:  # Pillow's readers raise all kinds for a damaged file
         return None, None
 
@@ -269,6 +272,17 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
         if d:
             total.update(f"{d}  {s.name}\n".encode())
     finish_pack(part, name, sources, good, total.hexdigest(), [c for c, _ in blocks])
+    _report_copies(name, sources, digests, np.load(part / "split.npy"))
+
+
+def _report_copies(name: str, sources: Sequence[ImageFile], digests: list[str | None], split: np.ndarray) -> None:
+    "Say which images of one part are another part's too, byte for byte."
+    first, copies = {}, []
+    for s, digest, part in zip(sources, digests, split.tolist()):
+        if digest and first.setdefault(digest, (part, s.name))[0] != part:
+            copies.append(f"{s.name} is {first[digest][1]}")
+    if copies:
+        print(f"{name}: {len(copies)} images are in two parts, so what is trained on is tested: {_listed(copies)}")
 
 
 def _listed(names: list[str]) -> str:
