@@ -97,7 +97,7 @@ def curves(
     _legend(fig)
     return fig
 
-# %% ../../nbs/lib/lab/plots.ipynb #75c9f14d
+# %% ../../nbs/lib/lab/plots.ipynb #c55bf5c3
 def confusion(
     record: dict,  # of a run
 ) -> np.ndarray:  # (C, C), counts: true class by answer
@@ -119,12 +119,15 @@ def confusions(
     apart = -(-max(map(len, errors.values())) // 10)
     look = dict(xticklabels=apart, yticklabels=apart, cmap="Blues", vmin=0, vmax=max(1, *(c.max() for c in errors.values())), square=True, cbar=False)
     for i, (ax, (name, c)) in enumerate(zip(axes, errors.items())):
-        sns.heatmap(c, ax=ax, mask=np.eye(len(c), dtype=bool), annot=apart == 1, fmt="d", annot_kws=dict(size=8 if columns > 2 else 9), **look)
+        if len(c) > 200:  # a cell is less than a pixel; heatmap would take half a minute
+            ax.imshow(c, cmap="Blues", vmin=0, vmax=look["vmax"])
+        else:
+            sns.heatmap(c, ax=ax, mask=np.eye(len(c), dtype=bool), annot=apart == 1, fmt="d", annot_kws=dict(size=8 if columns > 2 else 9), **look)
         ax.set_facecolor("#e4e4e4")  # shows on the diagonal
         ax.tick_params(labelrotation=0)
         ax.set_title(plain(f"{name}: {c.sum()} errors of {counts[name].sum()}"), fontsize=10)
         ax.set(xlabel="predicted class", ylabel="true class" if i % columns == 0 else "")
-    fig.colorbar(axes[0].collections[0], ax=axes, shrink=0.7, aspect=30, label="test images", ticks=MaxNLocator(6, integer=True))
+    fig.colorbar((axes[0].collections or axes[0].images)[0], ax=axes, shrink=0.7, aspect=30, label="test images", ticks=MaxNLocator(6, integer=True))
     return fig
 
 # %% ../../nbs/lib/lab/plots.ipynb #3bea0ca2
