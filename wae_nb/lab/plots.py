@@ -19,7 +19,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-# %% ../../nbs/lib/lab/plots.ipynb #f42709ff
+# %% ../../nbs/lib/lab/plots.ipynb #187e92f2
 COLOURS = tuple(sns.color_palette("colorblind").as_hex())
 KINDS = {"standard": "#000000", "decomposition": COLOURS[0], "pruning": COLOURS[3], "quantisation": COLOURS[2], "resolution": COLOURS[4]}
 _HATCHES = ("", "///", "...", "xx", "\\\\", "++")
@@ -30,8 +30,13 @@ def theme():
     "The look of every chart, as a context or a decorator; what was set before comes back."
     look = sns.axes_style("whitegrid") | sns.plotting_context("notebook", font_scale=0.85)
     look |= {"font.sans-serif": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False, "grid.color": "#e4e4e4", "axes.edgecolor": "#888888"}
-    with plt.rc_context(look | {"legend.frameon": False, "lines.linewidth": 1.8, "lines.markersize": 7}):
+    look |= {"legend.frameon": False, "lines.linewidth": 1.8, "lines.markersize": 7}
+    before = {key: plt.rcParams[key] for key in look}  # not `rc_context`: a notebook's first figure sets "interactive", which has to stay
+    try:
+        plt.rcParams.update(look)
         yield
+    finally:
+        plt.rcParams.update(before)
 
 
 def plain(
