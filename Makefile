@@ -48,9 +48,9 @@ report: $(VENV)/installed
 
 # the committed notebooks with outputs, the figures and README's tables, from real runs
 notebooks: $(VENV)/installed
-	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/*.ipynb nbs/lib/*.ipynb
+	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/*.ipynb nbs/lib/*/*.ipynb
 	$(VENV)/bin/nbdev_clean
-	$(PY) figures/into_readme.py
+	$(PY) figures/make_readme.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(REPORT) figures/*/report.html *.egg-info .pytest_cache .ruff_cache
