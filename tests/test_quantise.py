@@ -1,4 +1,4 @@
-"""Classifiers in eight bits, against integers worked out by hand with PyTorch and against the networks that they were made from."""
+"""Classifiers in INT8, against integers worked out by hand with PyTorch and against the networks that they were made from."""
 
 import copy
 import importlib.util
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from test_timing import trained_like
 from torch import nn
 
-from wae_nb.method.classifier import DecomposedClassifier, build
-from wae_nb.method.decomposers import Identity
 from wae_nb.deploy.folding import fold
 from wae_nb.deploy.int8 import Int8Classifier, quantise
 from wae_nb.measure.machine import settings
+from wae_nb.method.classifier import DecomposedClassifier, build
+from wae_nb.method.decomposers import Identity
 
 
 def two_layers():
@@ -29,7 +29,7 @@ def two_layers():
 
 
 def by_hand(net, calibration, x):
-    """What eight bits make of `two_layers`. A map's range is the mean of the images' largest values; the first layer has seven bits, lest sums overflow."""
+    """What INT8 makes of `two_layers`. A map's range is the mean of the images' largest values; the first layer has seven bits, lest sums overflow."""
 
     def largest(maps):
         return float(maps.abs().amax((1, 2, 3)).mean())
@@ -74,7 +74,7 @@ def test_integers_by_hand(contrast):
 
 @pytest.mark.parametrize("method, backbone, size", [("plain", "vgg16", 67), ("plain", "resnet50", 45)])
 def test_scores_are_close(method, backbone, size):
-    """Every layer in eight bits, VGG's pools that round up included; any batch size; the model itself is left alone."""
+    """Every layer in INT8, VGG's pools that round up included; any batch size; the model itself is left alone."""
     net, x = trained_like(method, backbone, size, 0), contrasts(12, size)
     state = copy.deepcopy(net.state_dict())
     small = quantise(net, x[:8])
@@ -94,7 +94,7 @@ def test_scores_are_close(method, backbone, size):
 
 
 def test_answers_of_a_trained_network():
-    """Two streams, narrow heads and the average of their scores, trained on four-by-four patterns; the average is not rounded to eight bits."""
+    """Two streams, narrow heads and the average of their scores, trained on four-by-four patterns; the average is not rounded to INT8."""
 
     def batch(n, seed):
         g, y = torch.Generator().manual_seed(seed), torch.arange(n) % 5
@@ -165,9 +165,9 @@ def test_silent(tmp_path):
         import torch
         from torch import nn
 
+        from wae_nb.deploy.int8 import quantise
         from wae_nb.method.classifier import DecomposedClassifier
         from wae_nb.method.decomposers import Identity
-        from wae_nb.deploy.int8 import quantise
 
         net = DecomposedClassifier(Identity(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(288, 5)))
         print("loaded", file=sys.stderr)

@@ -31,7 +31,7 @@ def agree(
     "Whether both give the same, as the precision goes."
     with torch.no_grad():
         a, b = ((y,) if isinstance(y, Tensor) else y for y in (original(noise.clone()), changed(noise.clone())))
-    return difference(a, b) < (1e-3 if noise.dtype.itemsize > 2 else 0.1)
+    return difference(a, b) < (1e-3 if noise.dtype.itemsize > 2 else 0.05)
 
 
 def _noise_for(net: nn.Module) -> Tensor | None:
