@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import importlib.util
 import itertools
 import json
@@ -19,23 +20,23 @@ from test_timing import difference, trained_like
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from wae_nb.train import runs
-from wae_nb.method.classifier import build
 from wae_nb.data.batches import crop
 from wae_nb.data.sets import load
 from wae_nb.deploy.folding import fold
 from wae_nb.deploy.fused import fuse
-from wae_nb.prune.pruners import PRUNERS
+from wae_nb.lab.experiment import Experiment
+from wae_nb.lab.profiles import PROFILES
+from wae_nb.measure.cost import macs
+from wae_nb.method.classifier import build
+from wae_nb.prune.pruners import PRUNERS, Pruner
 from wae_nb.prune.structures import thinet
 from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_layers, remove_channels
 from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
-from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice
-from wae_nb.lab.experiment import Experiment
-from wae_nb.lab.profiles import PROFILES
-from wae_nb.train.runs import get_or_train
+from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice, thinet_layers
+from wae_nb.train import pruning, runs
+from wae_nb.train.recipes import PruneRecipe, StageRecipe, paper_recipe
+from wae_nb.train.runs import finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
-from wae_nb.measure.cost import macs
-from wae_nb.train.recipes import paper_recipe
 
 
 def flat(parts):
@@ -156,8 +157,8 @@ def test_contributions_of_a_silent_channel():
 
 
 def test_sample_sees_what_the_layer_takes(trained, photos):
-    """In a network: over all batches, at the same prunable_layers for the same seed, and the hook is gone."""
-    net, place = trained("vgg11_bn"), prunable_layers(trained("vgg11_bn"), "thinet")[1][0]
+    """In a network: over all batches, at the same places for the same seed, and the hook is gone."""
+    net, place = trained("vgg11_bn"), thinet_layers(trained("vgg11_bn"))[1][0]
     images, labels = photos["train"]
     batches = [(images[:16], labels[:16]), (images[16:20], labels[16:20]), (images[20:50], labels[20:50])]
     reader = net.get_submodule(place.reader)
@@ -249,7 +250,7 @@ def test_rescaled_layer_is_nearer(trained, photos, backbone):
     images, labels = photos["train"]
     batches, others = [(images[:24], labels[:24]), (images[24:40], labels[24:40])], [photos["test"]]
     without, rescaled = [], []
-    for place in flat(prunable_layers(trained(backbone), "thinet")):
+    for place in flat(thinet_layers(trained(backbone))):
         net = copy.deepcopy(trained(backbone))
         reader = net.get_submodule(place.reader)
         X, new = sample(net, reader, batches, 4000, 5), sample(net, reader, others, 2000, 6)
@@ -274,7 +275,7 @@ def test_taylor_scores_are_derivatives(backbone):
     net = lively(backbone).double()
     for p in list(net.parameters())[::2]:
         p.requires_grad_(False)
-    parts, batches, asked = prunable_layers(net, "taylor"), batches_of(75, 1, 2, dtype=torch.float64), [p.requires_grad for p in net.parameters()]
+    parts, batches, asked = prunable_layers(net), batches_of(75, 1, 2, dtype=torch.float64), [p.requires_grad for p in net.parameters()]
     scores = taylor_scores(net.train(), parts, batches)
     assert asked == [p.requires_grad for p in net.parameters()] and all(p.grad is None for p in net.parameters()) and not net.training
     assert list(scores) == [place.layer for place in flat(parts)]
@@ -318,7 +319,7 @@ def losses_less(net, place, images, labels, left):
 @pytest.mark.parametrize("backbone", ["vgg11", "vgg11_bn", "resnet18"])
 def test_taylor_scores_rank_as_the_loss_does(trained, photos, backbone):
     """On images that training did not see, Spearman's correlation with the change of the loss without each channel, and without a tenth of it."""
-    net, parts = trained(backbone), prunable_layers(trained(backbone), "taylor")
+    net, parts = trained(backbone), prunable_layers(trained(backbone))
     images, labels = (t[::3] for t in photos["test"])
     with torch.no_grad():
         whole = net(images).s.double()
@@ -337,7 +338,7 @@ def test_taylor_scores_rank_as_the_loss_does(trained, photos, backbone):
 def test_taylor_choice_meets_the_budget(backbone, size, share):
     """Lowest scores first, no more than necessary, something left of each layer; the operations are the network's own to the digit."""
     net = lively(backbone, size)
-    parts, per, whole = prunable_layers(net, "taylor"), layer_macs(net, size), macs(net, size)
+    parts, per, whole = prunable_layers(net), layer_macs(net, size), macs(net, size)
     assert sum(per.values()) == whole
     torch.manual_seed(size)
     width = {place.layer: net.get_submodule(place.layer).out_channels for place in flat(parts)}
@@ -371,7 +372,7 @@ def test_taylor_choice_meets_the_budget(backbone, size, share):
 def test_taylor_choice_down_to_one_channel():
     """The least there is can be asked for; less is refused, and so it is in `prune_taylor`."""
     net = lively("vgg11_bn")
-    parts, per = prunable_layers(net, "taylor"), layer_macs(net, 75)
+    parts, per = prunable_layers(net), layer_macs(net, 75)
     width = {place.layer: net.get_submodule(place.layer).out_channels for place in flat(parts)}
     thin = copy.deepcopy(net)
     remove_channels(thin, {layer: list(range(1, n)) for layer, n in width.items()}, torch.rand(1, 3, 75, 75))
@@ -398,7 +399,7 @@ def parameters(net):
 def to_the_share(net, keep):
     """ThiNet's counts, whichever channels go."""
     gone = {}
-    for place in flat(prunable_layers(net, "thinet")):
+    for place in flat(thinet_layers(net)):
         n = net.get_submodule(place.layer).out_channels
         gone[place.layer] = list(range(n * round(100 * keep) // 100, n))
     return gone
@@ -439,9 +440,9 @@ def test_whole_network_stays(backbone):
     net, image = lively(backbone), torch.rand(3, 3, 75, 75)
     with torch.no_grad():
         before = net(image).s
-    for part in prunable_layers(net, "thinet"):
+    for part in thinet_layers(net):
         prune_thinet(net, part, 1.0, batches_of(75, 2), 100, 0)
-    prune_taylor(net, prunable_layers(net, "taylor"), macs(net, 75), batches_of(75, 2))
+    prune_taylor(net, prunable_layers(net), macs(net, 75), batches_of(75, 2))
     with torch.no_grad():
         assert torch.equal(net(image).s, before)
 
@@ -451,7 +452,7 @@ def test_whole_network_stays(backbone):
 def test_removed_is_silenced(backbone, seed):
     """Without channels, a network gives the scores that it gave with their maps at zero, through poolings and the flattening, too."""
     net = lively(backbone)
-    parts, thin = prunable_layers(net, "taylor"), copy.deepcopy(net).requires_grad_(bool(seed))
+    parts, thin = prunable_layers(net), copy.deepcopy(net).requires_grad_(bool(seed))
     gone = some_channels(net, parts, seed)
     remove_channels(thin, gone, torch.rand(1, 3, 75, 75))
     assert all(p.requires_grad == bool(seed) and p.grad is None for p in thin.parameters())
@@ -473,7 +474,7 @@ def pruned(request):
     """A network of 75 pixels before and after pruning; 0.6 of the channels or of the operations stay."""
     backbone, method = request.param
     net = lively(backbone)
-    whole, parts, batches = copy.deepcopy(net), prunable_layers(net, method), batches_of(75, 3)
+    whole, parts, batches = copy.deepcopy(net), PRUNERS[method].parts(net), batches_of(75, 3)
     if method == "thinet":
         for part in parts:
             prune_thinet(net, part, 0.6, batches, 300, 1)
@@ -485,7 +486,7 @@ def pruned(request):
 def test_only_what_may_go(pruned):
     """Widths where the method prunes, and nowhere else: not the stem, the residual stream, VGG's last stage under ThiNet, or a fully connected layer."""
     backbone, method, whole, net = pruned
-    before, after, layers = layer_widths(whole), layer_widths(net), {place.layer for place in flat(prunable_layers(whole, method))}
+    before, after, layers = layer_widths(whole), layer_widths(net), {place.layer for place in flat(PRUNERS[method].parts(whole))}
     if method == "thinet":
         assert after == {n: max(w * 6 // 10, 1) if n in layers else w for n, w in before.items()}
     else:
@@ -502,7 +503,7 @@ def test_only_what_may_go(pruned):
         assert layers == {n for n in before if ".layer" in n and "downsample" not in n} - stay
         assert net.head_low[-1].in_features == whole.head_low[-1].in_features
     norms = {n: m.num_features for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    assert all(norms[place.norm] == after[place.layer] for place in flat(prunable_layers(net, method)) if place.norm)
+    assert all(norms[place.norm] == after[place.layer] for place in flat(PRUNERS[method].parts(net)) if place.norm)
     assert bool(norms) == (backbone != "vgg16")
 
 
@@ -551,7 +552,7 @@ def test_share_out_of_range(keep):
     for call in [
         lambda: check_keep(keep),
         lambda: RunSpec("thinet", "resnet18", "data", paper_recipe(), keep=keep),
-        lambda: prune_thinet(net, prunable_layers(net, "thinet")[0], keep, batches_of(32, 0), 10, 0),
+        lambda: prune_thinet(net, thinet_layers(net)[0], keep, batches_of(32, 0), 10, 0),
     ]:
         with raises(ValueError, "keep=.*: the share that stays must be above 0 and at most 1"):
             call()
@@ -560,11 +561,11 @@ def test_share_out_of_range(keep):
 def test_grouped_convolutions_have_no_rule():
     """ResNeXt: neither a run nor a place."""
     for method, backbone in itertools.product(PRUNERS, ["resnext50_32x4d", "resnext101_64x4d"]):
-        with raises(ValueError, f"backbone='{backbone}': '{method}' has a rule for torchvision's VGG, ResNet and wide ResNet families alone"):
+        with raises(ValueError, f"backbone='{backbone}': '{method}' has a rule for the families vgg, resnet, wide_resnet alone"):
             RunSpec(method, backbone, "data", paper_recipe(backbone), keep=0.5)
     for method in PRUNERS:
         with raises(ValueError, "low_net .Sequential. has no rule for pruning"):
-            prunable_layers(lively("resnext50_32x4d"), method)
+            PRUNERS[method].parts(lively("resnext50_32x4d"))
 
 
 def test_specs_that_cannot_be():
@@ -624,7 +625,7 @@ def experiment(folder):
 
 
 def spec_of(exp, method):
-    (spec,) = exp.specs(method, keep=0.5, prune=replace(exp.recipe.prune, parts=3, images=24, rows=500))
+    (spec,) = exp.specs(method, keep=0.5, prune=replace(exp.recipe.prune, parts=3, images=24, samples=500))
     return spec
 
 
@@ -650,7 +651,7 @@ def test_run_of_a_pruned_network(smoke, method, capsys):
     if method == "taylor":
         assert all(0.9 < count / (counts[0] * 0.5 ** (i / 3)) <= 1 for i, count in enumerate(counts))
     else:
-        inner = {place.layer for place in flat(prunable_layers(parent.model, "thinet"))}
+        inner = {place.layer for place in flat(thinet_layers(parent.model))}
         assert record["widths"] == {n: w // 2 if n in inner else w for n, w in layer_widths(parent.model).items()}
     assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors", "record.json"]
     capsys.readouterr()
@@ -663,9 +664,10 @@ class Cut(Exception):
     pass
 
 
-def counted(monkeypatch, name, cut_at=0):
-    """The calls of a function of `runs`, as the list that it returns; one of them is not made."""
-    calls, real = [], getattr(runs, name)
+def counted(monkeypatch, method, name, cut_at=0):
+    """The calls of a way's "prune", of "fit" or of "_finish", as the list that it returns; one of them is not made."""
+    calls, modules = [], [m for m in (runs, pruning) if hasattr(m, name)]
+    real = getattr(modules[0], name) if modules else PRUNERS[method].prune
 
     def call(*args, **kw):
         calls.append(args)
@@ -673,7 +675,10 @@ def counted(monkeypatch, name, cut_at=0):
             raise Cut
         return real(*args, **kw)
 
-    monkeypatch.setattr(runs, name, call)
+    for m in modules:
+        monkeypatch.setattr(m, name, call)
+    if not modules:
+        monkeypatch.setitem(PRUNERS, method, replace(PRUNERS[method], prune=call))
     return calls
 
 
@@ -681,16 +686,16 @@ def counted(monkeypatch, name, cut_at=0):
 def test_pruned_run_is_cut_off(smoke, method, tmp_path, monkeypatch):
     """Four times, in another folder, its parent trained anew: it goes on, prunes no part twice, and ends where one in one go ends, every weight to the bit."""
     run, exp = smoke[1][method], experiment(tmp_path)
-    prune, parts, spec = f"prune_{method}", len(run.record["parts"]), spec_of(exp, method)
+    parts, spec = len(run.record["parts"]), spec_of(exp, method)
     # before the third part is pruned, before it is trained, before the end is trained, and before the record
-    for name, at, prunings in [(prune, 3, 3), ("fit", 1, 1), ("fit", parts - 1, parts - 3), ("_finish", 1, 0)]:
+    for name, at, prunings in [("prune", 3, 3), ("fit", 1, 1), ("fit", parts - 1, parts - 3), ("_finish", 1, 0)]:
         with monkeypatch.context() as m:
-            called = counted(m, name, at)
-            pruned = called if name == prune else counted(m, prune)
+            called = counted(m, method, name, at)
+            pruned = called if name == "prune" else counted(m, method, "prune")
             with pytest.raises(Cut):
                 exp.runs([spec])
             assert (len(called), len(pruned)) == (at, prunings)
-    pruned = counted(monkeypatch, prune)
+    pruned = counted(monkeypatch, method, "prune")
     (again,) = exp.runs([spec])
     a, b = weights(run), weights(again)
     assert not pruned and outcome(again) == outcome(run)
@@ -698,19 +703,76 @@ def test_pruned_run_is_cut_off(smoke, method, tmp_path, monkeypatch):
     assert sorted(p.name for p in again.folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors", "record.json"]
 
 
-def test_other_runs_keep_their_names(root):
-    """What pruning added is not in the name of a run without it: those of the committed records are still theirs."""
+def test_made_up_pruner(tmp_path, monkeypatch):
+    """An entry of `PRUNERS`, and no other edit: it is refused before its parent is trained, or it names, prunes, trains and records a run."""
 
-    def plain(size, backbone, data, n, seed):
-        return RunSpec("plain", backbone, data, size.recipe(backbone, n), seed, image_size=size.image_size, width=size.width)
+    def check(net, keep, size):
+        if keep < 0.1:
+            raise ValueError(f"keep={keep!r}: too little")
 
-    sizes = [PROFILES[kind][profile] for kind, profile in itertools.product(PROFILES, ("demo", "small", "paper"))]
-    spec = plain(sizes[0], "vgg16", "data", 100, 0)
-    assert not {"keep", "prune"} & set(spec.fingerprint()) and "images" not in spec.fingerprint()["stage_recipe"] and spec.keep == 1
-    found = []
-    for path in sorted((root / "figures").glob("*/records/plain-*-plain-training-*.json")):
-        record = json.loads(path.read_text())
-        if "history" in record:
-            args = record["decisive"]["backbone"], record["decisive"]["data"], record["data"]["train"], record["seed"]
-            found.append(any(plain(size, *args).name == record["name"] for size in sizes))
-    assert any(found)
+    def first_channels(net, parts, step, batches):
+        for p in parts[step.index :: step.of]:
+            n = net.get_submodule(p[0].layer).out_channels
+            remove_channels(net, {p[0].layer: list(range(max(int(n * step.keep), 1), n))}, batches[0][0][:1])
+
+    monkeypatch.setitem(PRUNERS, "first", Pruner("First channels", prunable_layers, lambda parts, recipe: 2, first_channels, check))
+    exp = experiment(tmp_path)
+    with raises(ValueError, "keep=0.01: too little"):
+        exp.runs(exp.specs("first", keep=0.01))
+    assert not list(exp.runs_dir.glob("plain*"))
+    (run,) = exp.runs(exp.specs("first", keep=0.5))
+    assert run.spec.title == "First channels, keep 0.5 on resnet18" and run.spec.kind == "pruning" and run.spec.name.startswith("first-resnet18-keep0.5-")
+    whole = layer_widths(finished_run(run.spec.parent, exp.runs_dir).model)
+    gone = {p[0].layer for p in prunable_layers(lively("resnet18"))}
+    assert len(run.record["parts"]) == 2 and run.record["widths"] == {n: w // 2 if n in gone else w for n, w in whole.items()}
+    with raises(ValueError, "backbone='resnext50_32x4d': 'first' has a rule for the families"):
+        RunSpec("first", "resnext50_32x4d", "data", paper_recipe(), keep=0.5)
+
+
+def spec_of_record(decisive, recipe):
+    """The spec that a record's fingerprint is of: a recipe with all that the fingerprint says."""
+
+    def stage_recipe(d):
+        return StageRecipe(**d)
+
+    d = decisive
+    while d:  # the stages before it are in it, too
+        stage = "prune" if "prune" in d else {1: "wae", 3: "finetune"}.get(d["stage"], "classify")
+        if stage == "prune":
+            kept = {{"rows": "samples"}.get(k, k): v for k, v in d["prune"].items()}
+            made = PruneRecipe(**kept | dict(between=stage_recipe(kept["between"]), end=stage_recipe(kept["end"])))
+            assert made.end == stage_recipe(d["stage_recipe"])
+        else:
+            made = stage_recipe(d["stage_recipe"])
+        own = {k: d[k] for k in ("lam", "gamma", "reduction", "pixel_scale", "init", "dropout", "sub_norm") if k in d}
+        recipe = replace(recipe, **{stage: made}, **own, **({"terms": tuple(d["terms"])} if "terms" in d else {}))
+        d = d.get("parent")
+    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep") if k in decisive}
+    return RunSpec(backbone=decisive.get("backbone", ""), recipe=recipe, **same)
+
+
+def changed(d):
+    """Whether a loss has other constants than the profiles', here or in a stage before: the rows of Tables 3 and 4 and of the sweeps of λ and γ."""
+    usual = dict(lam=1.0, gamma=0.001, terms=["s", "s_c", "s_L"], sub_norm=True, reduction="sum", pixel_scale=1.0)
+    return bool(d) and (any(d.get(k, v) != v for k, v in usual.items()) or changed(d.get("parent")))
+
+
+def test_every_recorded_run_keeps_its_name(root):
+    """Each committed record's fingerprint is what its spec gives today, name and all; and those with a profile's own recipe are found by the profile."""
+    sizes = {(kind, profile): size for kind, profiles in PROFILES.items() for profile, size in profiles.items()}
+    records = [json.loads(path.read_text()) for path in sorted((root / "figures").glob("*/records/*.json"))]
+    records, usual = [r for r in records if "history" in r], {}
+    assert len(records) >= 140 and {r["decisive"]["method"] for r in records} >= {"wae", "I_L", "wavelet", "thinet", "taylor", "thinet-gap"}
+    for record in records:
+        d, found = record["decisive"], []
+        for (_, profile), size in sizes.items():
+            if (profile, size.image_size, d.get("width", size.width)) == (record["recipe"], d["image_size"], size.width):
+                recipe = size.recipe(d.get("backbone", "vgg16"), record["data"]["train"])
+                found.append(spec_of_record(d, recipe))
+                usual[record["name"]] = usual.get(record["name"], False) or replace(found[-1], recipe=recipe).name == record["name"]
+        assert found, f"{record['name']} has no profile"
+        for spec in found:
+            assert json.loads(json.dumps(spec.fingerprint())) == d, record["name"]
+            key = hashlib.sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()[:10]
+            assert spec.name == record["name"] and spec.name.endswith(key)
+        assert usual[record["name"]] != changed(d), f"{record['name']}: the profile's own recipe, and not found by it, or another one, and found"

@@ -1,0 +1,208 @@
+"""The training loop: when the plateau divides, what it keeps in memory and puts back, how a run goes on, and a method that is only an entry."""
+
+import gc
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from wae_nb.data.sets import load
+from wae_nb.method import classifier
+from wae_nb.method.classifier import METHODS, Method, build
+from wae_nb.method.losses import transform_loss
+from wae_nb.method.wae import WAE, Encoder
+from wae_nb.train import pruning, tasks
+from wae_nb.train.engine import Engine
+from wae_nb.train.loop import fit
+from wae_nb.train.recipes import StageRecipe, paper_recipe, short_recipe
+from wae_nb.train.records import digest, precision_of
+from wae_nb.train.runs import finished_run, get_or_train
+from wae_nb.train.specs import RunSpec
+from wae_nb.train.tasks import ClassifyTask, Task, WAETask
+
+CPU = dict(device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return load(None, 32, tmp_path_factory.mktemp("data"), demo_shape=(3, 16))
+
+
+class Scripted(Task):
+    """A task whose validation says what it is told, epoch after epoch."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.weight, self.values, self.seen = nn.Parameter(torch.ones(())), iter(values), []
+
+    def forward(self, x, y):
+        self.seen.append(self.weight.detach() * x.mean())
+        return self.weight * x.mean()
+
+    def eval_metrics(self, x, y):
+        return dict.fromkeys((self.metric, "loss"), torch.full((len(x),), next(self.values)))
+
+
+class Falling(Scripted):
+    metric, mode = "loss", "min"
+
+
+# epoch by epoch: an equal value is not a better one; the count begins anew after a better one and after a division
+SCRIPT = [0.5, 0.6, 0.6, 0.6, 0.6, 0.6, 0.7, 0.6, 0.65, 0.7, 0.1]
+
+
+@pytest.mark.parametrize("task, values", [(Scripted, SCRIPT), (Falling, [1 - v for v in SCRIPT])])
+def test_plateau_is_three_epochs_without_a_better_one(data, tmp_path, task, values):
+    """Divided after the third in a row, and over after the second division; the rate that an epoch had is in its line."""
+    stage = StageRecipe(lr=1e-9, batch_size=16, epochs=20, schedule="plateau", drops=2, weight_decay=0)
+    result = fit(task(values), data, stage, 32, tmp_path, 0, Engine(**CPU))
+    assert [h["lr"] for h in result["history"]] == pytest.approx([1e-9] * 5 + [1e-10] * 5)
+    assert result["epochs"] == 10 and result["best_epoch"] == 7
+
+
+def test_step_divides_after_its_epochs(data, tmp_path):
+    """The paper's stage 1: ten epochs at the first rate."""
+    stage = replace(paper_recipe().wae, epochs=12, batch_size=16)
+    result = fit(Scripted([0.5] * 12), data, stage, 32, tmp_path, 0, Engine(**CPU))
+    assert [h["lr"] for h in result["history"]] == pytest.approx([1e-6] * 10 + [1e-7] * 2)
+
+
+def test_loss_of_an_epoch(data, tmp_path):
+    """The mean over batches to the last bit, with one block for all and not a scalar a batch."""
+
+    class Watched(Scripted):
+        alive = []
+
+        def forward(self, x, y):
+            loss = super().forward(x, y)
+            self.seen[-1] = float(loss.detach())
+            if len(self.seen) in (5, 25):
+                self.alive.append(sum(type(o) is torch.Tensor and o.dim() == 0 for o in gc.get_objects()))
+            return loss
+
+    task = Watched([0.5])
+    result = fit(task, data, StageRecipe(lr=1e-3, batch_size=1, epochs=1), 32, tmp_path, 0, Engine(**CPU))
+    assert len(task.seen) >= 25 and task.alive[1] <= task.alive[0] + 2
+    assert result["history"][0]["train_loss"] == float(torch.tensor(task.seen).mean())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_determinism_is_put_back(data, tmp_path, monkeypatch, before):
+    """cuDNN's setting is on while a network is trained or pruned, and then as it was, whatever happened."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", before)
+
+    class Checked(Scripted):
+        def forward(self, x, y):
+            assert torch.backends.cudnn.deterministic
+            return super().forward(x, y) * (float("nan") if self.spoilt else 1)
+
+    for spoilt in (False, True):
+        task = Checked([0.5])
+        task.spoilt = spoilt
+        try:
+            fit(task, data, StageRecipe(lr=1e-3, batch_size=16, epochs=1), 32, tmp_path / str(spoilt), 0, Engine(**CPU))
+        except RuntimeError:
+            assert spoilt
+        assert torch.backends.cudnn.deterministic == before
+    with pytest.raises(AttributeError):
+        pruning.prune_run(None, None, data, None, tmp_path)
+    assert torch.backends.cudnn.deterministic == before
+
+
+@pytest.mark.parametrize("reduction, scale, lam", [("sum", 1.0, 1.0), ("mean", 255.0, 0.3)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_stage_1_is_evaluated_at_once(monkeypatch, reduction, scale, lam, autocast):
+    """The loss of each image as `transform_loss` gives it for that image alone, in one call for the batch; odd sizes and bfloat16, too."""
+    torch.manual_seed(0)
+    wae, x, mean = WAE(), torch.rand(7, 3, 33, 45), torch.rand(3, 1, 1)
+    task, calls = WAETask(wae, mean, replace(paper_recipe(), reduction=reduction, pixel_scale=scale, lam=lam)), []
+    monkeypatch.setattr(tasks, "transform_loss", lambda *args: calls.append(1) or transform_loss(*args))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        values = task.eval_metrics(x, None)
+        d, rec = wae(x - mean)
+        parts = zip((x - mean).split(1), rec.split(1), d.low.split(1), d.high.split(1))
+        one_by_one = torch.stack([transform_loss(a, b, type(d)(low, high), lam, reduction, scale) for a, b, low, high in parts])
+    assert len(calls) == 1 and values["loss"].shape == (7,) and values["loss"].dtype == torch.float32
+    torch.testing.assert_close(values["loss"], one_by_one, rtol=1e-6, atol=0)
+
+
+class Cut(Exception):
+    pass
+
+
+def test_resumed_with_loading_processes(data, tmp_path):
+    """A network with dropout, cut off in its last epoch: every weight as in one go, and as without loading processes."""
+
+    def run(folder, workers, stop=0):
+        torch.manual_seed(0)
+        recipe = short_recipe("short", 100)
+        task = ClassifyTask(build("plain", "vgg11", 3, 32, 0.125, dropout=0.5), recipe, recipe.classify)
+        if stop:
+            learn, calls = task.forward, iter(range(100))
+            task.forward = lambda *args: learn(*args) if next(calls) < stop else (_ for _ in ()).throw(Cut)
+        fit(task, data, StageRecipe(lr=1e-3, batch_size=16, epochs=2, optimizer="adamw"), 32, tmp_path / folder, 0, Engine(**CPU, workers=workers))
+        return task.state_dict(), (tmp_path / folder / "metrics.jsonl").read_text()
+
+    weights, metrics = run("whole", 0)
+    with pytest.raises(Cut):
+        run("cut", 2, 3)
+    assert len(list((tmp_path / "cut").glob("checkpoint-0001"))) == 1
+    for again, lines in (run("cut", 2), run("other", 2)):
+        assert lines == metrics and all(torch.equal(v, again[k]) for k, v in weights.items())
+
+
+def test_record_names_what_changes_the_result(data, tmp_path):
+    """Processes, precision and accumulation; a record from before there was accumulation in it is still read."""
+    recipe = short_recipe("short", 100)
+    recipe = replace(recipe, classify=replace(recipe.classify, epochs=1, batch_size=16))
+    spec = RunSpec("plain", "resnet18", data.checksum, recipe, image_size=32, width=0.125)
+    run = get_or_train(spec, data, Engine(**CPU, accumulation=4), tmp_path)
+    assert {k: run.record["machine"][k] for k in ("processes", "mixed_precision", "accumulation")} == dict(processes=1, mixed_precision="no", accumulation=4)
+    record = json.loads((run.folder / "record.json").read_text())
+    del record["machine"]["accumulation"], record["machine"]["mixed_precision"]
+    (run.folder / "record.json").write_text(json.dumps(record | dict(digest=digest(record))))
+    assert finished_run(spec, tmp_path).record["test"] == run.record["test"] and precision_of(record) == "no"
+
+
+class Inside(nn.Module):
+    """An encoder within a decomposer of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Encoder()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_made_up_method(data, tmp_path, monkeypatch):
+    """An entry of `METHODS` with the paper's stages, and no other edit: trained by them, with the encoder that it points to."""
+    monkeypatch.setitem(METHODS, "inside", Method("Inside", Inside, 0.5, 3, stages=(1, 2, 3), encoder=lambda d: d.inner))
+    recipe = short_recipe("short", 100)
+    recipe = replace(recipe, **{k: replace(getattr(recipe, k), epochs=1) for k in ("wae", "classify", "finetune")})
+    spec = RunSpec("inside", "resnet18", data.checksum, recipe, image_size=32, width=0.125)
+    ours = replace(spec, method="wae")
+    assert (spec.stage, spec.kind, spec.title) == (3, "decomposition", "Inside on resnet18, stage 3")
+    assert spec.parent.parent == ours.parent.parent and spec.parent != ours.parent and spec.name != ours.name
+    third = get_or_train(spec, data, Engine(**CPU), tmp_path)
+    second, first = (finished_run(s, tmp_path) for s in (spec.parent, spec.parent.parent))
+    inner = second.model.decomposer.inner, third.model.decomposer.inner
+    for a, b in ((second.wae.encoder, first.wae.encoder), (inner[0], first.model.encoder), (third.wae.encoder, inner[1])):
+        assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    for stage, (method, said) in ((4, ("inside", "stages 1 to 3")), (0, ("inside", "stages 1 to 3")), (1, ("wavelet", "one stage, 0"))):
+        with pytest.raises(ValueError, match=f"stage={stage}: method '{method}' has {said}$"):
+            RunSpec(method, "resnet18", "data", recipe, stage=stage)
+    plain = get_or_train(RunSpec("wavelet", "resnet18", data.checksum, recipe, image_size=32, width=0.125), data, Engine(**CPU), tmp_path)
+    with pytest.raises(ValueError, match="method='wavelet' has no auto-encoder; these have: I_L, wae, inside$"):
+        print(plain.wae)
+
+
+def test_kinds_and_rates():
+    """What makes a row cheaper is an entry's; so is the rate that stage 2 starts with."""
+    kinds = {m: RunSpec(m, "vgg16", "data", paper_recipe()).kind for m in ("plain", "half", "wavelet", "wae", "thinet", "taylor", "thinet-gap")}
+    assert list(kinds.values()) == ["standard", "resolution", "decomposition", "decomposition", "pruning", "pruning", "pruning"]
+    assert RunSpec("I_L", "vgg16", "data", paper_recipe(), stage=1).kind == "decomposition"
+    rates = {b: paper_recipe(b).classify.lr for b in ("vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2")}
+    assert list(rates.values()) == [0.01, 0.1, 0.1, 0.1] and classifier.METHODS is METHODS
