@@ -200,6 +200,7 @@ class Report:
         timings, refused = read_all([p for f in folders for p in sorted(f.glob("*.json"))], read_timing)
         self.refused = self.frame.attrs["refused"] + refused
         self.costs = [quoted_timing(timings, device) for device in ("cpu", "cuda")]
+        self._said: dict[tuple, list[str]] = {}
 
     def _filling(self, number: int) -> list[Collection]:
         "The collections of a table; where a data set's kind is not known, one of the two."
@@ -239,7 +240,9 @@ class Report:
         return self.cells[~self.cells["measured"].astype(bool)].drop(columns="measured")
 
     def _verdicts(self, number: int, c: Collection) -> list[str]:
-        return comparisons(number, c.rows(number), names_for(number, c.backbone), self.draws)
+        if (key := (number, c.kind, c.data["name"], c.backbone)) not in self._said:  # a bootstrap takes seconds
+            self._said[key] = comparisons(number, c.rows(number), names_for(number, c.backbone), self.draws)
+        return self._said[key]
 
     def findings(self) -> list[str]:
         "A sentence for each of the paper's networks: the first comparison of its first table, on the data with the most test images."
