@@ -19,7 +19,7 @@ import torch
 from torch import nn, Tensor
 
 from ..data.files import write_json
-from ..deploy.engines import ENGINES, ONE_SHAPE, check_engine, prepare
+from ..deploy.engines import ENGINES, check_engine, prepare
 from ..deploy.folding import fold
 from ..deploy.fused import fuse
 from .paper import TABLES, added_rows, compare
@@ -120,7 +120,7 @@ def measure(
     with settings(setting.precision, setting.threads):
         for batch in batches:
             x = images(batch, image_size, setting)
-            if calls is None or setting.engine in ONE_SHAPE:
+            if calls is None or ENGINES[setting.engine].one_shape:
                 calls = None  # the last ones' memory, before the next are made
                 torch.compiler.reset()  # or it would give up after so many models
                 calls = [prepare(net, setting.engine, x) for net in (baseline, row)]

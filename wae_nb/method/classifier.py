@@ -6,10 +6,8 @@
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier', 'Method',
            'check_method', 'check_num_classes', 'check_image_size', 'Scale', 'build', 'feature_shape']
 
-# %% ../../nbs/lib/method/classifier.ipynb #4240a298
+# %% ../../nbs/lib/method/classifier.ipynb #03faa23f
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -93,31 +91,25 @@ class DecomposedClassifier(nn.Module):
             raise ValueError(f"image of {x.shape[-2]}×{x.shape[-1]} pixels: the fully connected heads were built for image_size={self.image_size}")
         return self.classify(self.decompose(x))
 
-# %% ../../nbs/lib/method/classifier.ipynb #6990ca06
-@dataclass(frozen=True)
-class Method:
+# %% ../../nbs/lib/method/classifier.ipynb #58271f50
+class Method(NamedTuple):
     "How a row of the tables splits the image."
-
     title: str  # as in the paper's tables
     decomposer: type | None  # called without arguments makes the decomposer
     scale: float  # the size of `low` in that of the image
     high_channels: int = 0  # of `high`; 0 for one stream
     own_scale: bool = True  # whether the sub-images need normalising by statistics of their own
-    kind: str = "decomposition"  # what makes it cheaper: "standard" for nothing, "resolution" or "decomposition"
-    stages: tuple[int, ...] = ()  # the paper's training stages; () for plain training
-    encoder: Callable[[nn.Module], Encoder] | None = None  # the trained encoder in the decomposer, of a method with stages
-    compare: bool = False  # a row of its own beside the paper's, in Table 6, the timings and the front
 
 
 METHODS = {
-    "plain": Method("standard network", Identity, 1, own_scale=False, kind="standard"),
-    "half": Method("standard network, half resolution (I_R)", Resize, 0.5, own_scale=False, kind="resolution"),
-    "three-quarters": Method("standard network, three quarters of the resolution", lambda: Resize(0.75), 0.75, own_scale=False, kind="resolution"),
+    "plain": Method("standard network", Identity, 1, own_scale=False),
+    "half": Method("standard network, half resolution (I_R)", Resize, 0.5, own_scale=False),
+    "three-quarters": Method("standard network, three quarters of the resolution", lambda: Resize(0.75), 0.75, own_scale=False),
     "cA": Method("cA", lambda: DWT(details=False), 0.5),
     "wavelet": Method("Wavelet+CNN", DWT, 0.5, 9),
     "decomposition": Method("Decomposition+CNN", Encoder, 0.5, 3),
-    "I_L": Method("I_L", lambda: LowOnly(Encoder()), 0.5, stages=(1, 2), encoder=lambda d: d.encoder),
-    "wae": Method("Ours", Encoder, 0.5, 3, stages=(1, 2, 3), encoder=lambda d: d),
+    "I_L": Method("I_L", lambda: LowOnly(Encoder()), 0.5),
+    "wae": Method("Ours", Encoder, 0.5, 3),
 }
 
 

@@ -66,13 +66,13 @@ class Run:
         wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
         return wae.eval()
 
-# %% ../../nbs/lib/train/runs.ipynb #527c72de
+# %% ../../nbs/lib/train/runs.ipynb #4b274de3
 def network_of(spec: RunSpec, num_classes: int) -> nn.Module:
     if spec.stage == STAGE_1:
         return WAE()
     r = spec.recipe
     if spec.method in STRUCTURES:
-        return thinet(STRUCTURES[spec.method].structure, num_classes, spec.image_size, spec.width, r.init)
+        return thinet(STRUCTURES[spec.method], num_classes, spec.image_size, spec.width, r.init)
     method = "plain" if spec.pruned else spec.method  # pruned networks take their shapes later
     return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'PLAIN', 'STAGE_1', 'STAGE_2', 'STAGE_3', 'LAST_STAGE', 'RunSpec']
 
-# %% ../../nbs/lib/train/specs.ipynb #22afd07c
+# %% ../../nbs/lib/train/specs.ipynb #32653986
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from ..method.backbones import check_backbone
 from ..method.classifier import METHODS, check_image_size, check_method
 from ..prune.pruners import PRUNERS, STRUCTURES, check_rule
+from ..prune.structures import THINET
 from ..prune.surgery import check_keep
 from .recipes import Recipe, StageRecipe
 
-# %% ../../nbs/lib/train/specs.ipynb #9a00ab38
+# %% ../../nbs/lib/train/specs.ipynb #040881da
 FORMAT = 1  # of the runs; a change in what a spec means makes it a new one
 PLAIN, STAGE_1, STAGE_2, STAGE_3 = 0, 1, 2, 3
 LAST_STAGE = {"I_L": STAGE_2, "wae": STAGE_3}
@@ -72,19 +73,12 @@ class RunSpec:
         return self.method in PRUNERS
 
     @property
-    def kind(self) -> str:
-        "What makes its network cheaper: \"standard\" for nothing, \"pruning\", \"resolution\" or \"decomposition\" of the image."
-        if self.pruned:
-            return "pruning" if self.keep < 1 else "standard"
-        return "pruning" if self.method in STRUCTURES else METHODS[self.method].kind
-
-    @property
     def title(self) -> str:
         "What a reader calls it."
         if self.pruned:
-            said = f"{PRUNERS[self.method].title}, keep {self.keep:g}"
+            said = f"{PRUNERS[self.method]}, keep {self.keep:g}"
         else:
-            said = STRUCTURES[self.method].title if self.method in STRUCTURES else METHODS[self.method].title
+            said = THINET[STRUCTURES[self.method]] if self.method in STRUCTURES else METHODS[self.method].title
         return said + (f" on {self.backbone}" if self.backbone else "") + (f", stage {self.stage}" if self.stage else "")
 
     @property
