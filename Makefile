@@ -41,7 +41,7 @@ report: $(VENV)/installed
 	@$(VENV)/bin/papermill nbs/09_report.ipynb $(REPORT)/09_report.ipynb -p profile $(PROFILE) -p figures_dir $(FIGURES) --cwd . --no-progress-bar --log-level WARNING 2> $(REPORT)/log; \
 	status=$$?; \
 	if [ -f $(REPORT)/09_report.ipynb ] && [ -d $(FIGURES)/$(PROFILE) ]; then \
-		$(PY) -c "from wae_nb.collect import page; page('$(REPORT)/09_report.ipynb', '$(FIGURES)/$(PROFILE)/report.html')" || exit 1; \
+		$(PY) -c "from wae_nb.lab.report import page; page('$(REPORT)/09_report.ipynb', '$(FIGURES)/$(PROFILE)/report.html')" || exit 1; \
 		echo "The tables are in $(FIGURES)/$(PROFILE)/, the page is $(FIGURES)/$(PROFILE)/report.html"; \
 	fi; \
 	[ $$status = 0 ] || { grep . $(REPORT)/log | tail -n 1; exit 1; }

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 import wae_nb
-from wae_nb.lab.timing import ROWS
+from wae_nb.lab.timing import timed_rows
 
 TABLES = sorted((ROOT / "figures").glob("*/table6-*.csv"))
 
@@ -111,7 +111,7 @@ def test_costs_follow_from_their_records(number):
     folder = ROOT / "figures/timing"
     table = pd.read_csv(folder / f"table{number}-cost.csv", index_col=0, dtype=str)
     backbone = "resnet50" if number == 5 else "vgg16"
-    keys = {title: key for key, title in ROWS[backbone].items()}
+    keys = {title: key for key, title in timed_rows(backbone).items()}
     seen = 0
     for kind, (name,) in json.loads((folder / f"table{number}-cost.json").read_text()).items():
         record = json.loads((folder / "records" / f"{name}.json").read_text())

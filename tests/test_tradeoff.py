@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from wae_nb.deploy import int8
+from wae_nb.deploy.engines import check_engine
 from wae_nb.lab import tradeoff
 from wae_nb.lab.timing import Setting
 from wae_nb.method.classifier import Scores
@@ -144,13 +144,13 @@ def test_settings_that_cannot_be(trained, counted):
     ]:
         with pytest.raises(ValueError, match=message):
             tradeoff.time_run(half, plain, setting, batch, **LITTLE)
-    with pytest.raises(ValueError, match="engine='fused': a network in 8 bits runs in 'openvino'"):
+    with pytest.raises(ValueError, match="engine='fused': a network in INT8 runs in 'openvino'"):
         tradeoff.time_int8(half, plain, exp.data, ONE, **LITTLE)
     assert not counted
 
 
 class Same(nn.Module):
-    """What `deploy.quantise` returns, of a network that lost nothing."""
+    """What `quantise` returns, of a network that lost nothing."""
 
     def __init__(self, model, calibration, log):
         super().__init__()
@@ -168,7 +168,7 @@ class Same(nn.Module):
 def quantiser(monkeypatch):
     """The images that each quantised network was calibrated with, and a word for each of its calls."""
     log = []
-    monkeypatch.setattr(deploy, "quantise", lambda model, calibration: Same(model, calibration, log), raising=False)
+    monkeypatch.setattr(tradeoff, "quantise", lambda model, calibration: Same(model, calibration, log))
     return log
 
 
@@ -247,7 +247,7 @@ def test_int8_is_timed_against_the_baseline(trained, quantiser, counted, monkeyp
 
 def test_openvino_itself(trained, quantiser):
     try:
-        deploy.check_engine("openvino")
+        check_engine("openvino")
     except ImportError as e:
         pytest.skip(str(e))
     exp, plain, half = trained

@@ -5,26 +5,35 @@
 # %% auto #0
 __all__ = ['mean_and_spread', 'signed', 'accuracy_difference', 'verdict']
 
-# %% ../../nbs/lib/lab/statistics.ipynb #e5092cf7
+# %% ../../nbs/lib/lab/statistics.ipynb #026dbe25
+from collections.abc import Iterable
+
 import numpy as np
 
-# %% ../../nbs/lib/lab/statistics.ipynb #713491e6
-def mean_and_spread(values) -> str:
-    values = np.asarray(values, float)
-    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+# %% ../../nbs/lib/lab/statistics.ipynb #c1b18df2
+def mean_and_spread(
+    values: Iterable[float],  # one for each seed, at least one
+    digits: int = 2,  # after the point
+) -> str:
+    "The mean, and over several seeds ± their standard deviation."
+    values = np.asarray(list(values), float)
+    return f"{values.mean():.{digits}f}" + (f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else "")
 
 
-def signed(x) -> str:
+def signed(
+    x: float | None,  # a difference; None where one side of it is not there
+) -> str:
+    "A difference with its sign, or a dash."
     return "–" if x is None else f"{x:+.2f}"
 
-# %% ../../nbs/lib/lab/statistics.ipynb #e95df503
+# %% ../../nbs/lib/lab/statistics.ipynb #9073560c
 def accuracy_difference(
     a: list[dict],  # records of one row, one for each seed
     b: list[dict],  # of the other, with the same seeds and test images
     draws: int = 10_000,  # of the bootstrap
     seed: int = 0,  # of the bootstrap
 ) -> tuple[float, float, float]:  # a's accuracy less b's, and the ends of the 95 % interval, in points
-    "A paired bootstrap over seeds and test images. Raises `ValueError` for records that do not pair."
+    "A paired two-way bootstrap over seeds and test images (Owen 2007, \"The pigeonhole bootstrap\"). Raises `ValueError` for records that do not pair."
     if [r["seed"] for r in a] != [r["seed"] for r in b]:
         raise ValueError(f"seeds {[r['seed'] for r in a]} and {[r['seed'] for r in b]} do not pair; compare runs of the same seeds")
     if any(r["labels"] != a[0]["labels"] for r in (*a, *b)):
@@ -50,5 +59,7 @@ def verdict(
 ) -> str:
     "The difference in words that follow its interval."
     d, low, high = difference
-    word = "is more accurate than" if low > 0 else "is less accurate than" if high < 0 else "cannot be told from"
-    return f"{name_a} {word} {name_b}: {d:+.2f} points, 95 % interval [{low:+.2f}, {high:+.2f}]"
+    numbers = f"{d:+.2f} points, 95 % CI [{low:+.2f}, {high:+.2f}]"
+    if low <= 0 <= high:
+        return f"{name_a} and {name_b}: no significant difference (95 % CI includes 0): {numbers}"
+    return f"{name_a} is {'more' if low > 0 else 'less'} accurate than {name_b}: {numbers}"
