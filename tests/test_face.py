@@ -6,7 +6,6 @@ import pydoc
 import subprocess
 import sys
 import textwrap
-import time
 
 import pytest
 
@@ -27,12 +26,8 @@ def heavy(code: str) -> set[str]:
 
 
 def seconds(code: str) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        fresh(code)
-        times.append(time.perf_counter() - start)
-    return min(times)
+    "Of the processor, not of the clock: other processes must not count. The least of three warm starts."
+    return min(float(fresh(f"{code}\nimport time\nprint(time.process_time())")) for _ in range(3))
 
 
 def test_nothing_is_imported_before_it_is_used():
@@ -49,8 +44,7 @@ def test_the_check_for_heavy_modules_can_fail():
 
 
 def test_it_takes_less_than_three_seconds():
-    """On a machine where torch alone takes most of that, a second more than torch."""
-    assert seconds("import wae_nb; wae_nb.build") < max(SECONDS, seconds("import torch") + 1)
+    assert seconds("import wae_nb; wae_nb.build") < SECONDS
 
 
 def test_names():
