@@ -11,12 +11,12 @@ from torch import nn
 
 from wae_nb.deploy.engines import check_engine
 from wae_nb.lab import tradeoff
-from wae_nb.lab.timing import Setting
-from wae_nb.method.classifier import Scores
-from wae_nb.lab.plots import tradeoff as picture
 from wae_nb.lab.experiment import Experiment
-from wae_nb.train.records import RecordError, digest, read_record
+from wae_nb.lab.plots import tradeoff as picture
+from wae_nb.lab.timing import Setting
 from wae_nb.measure.cost import macs
+from wae_nb.method.classifier import Scores
+from wae_nb.train.records import RecordError, digest, read_record
 
 LITTLE = dict(seconds=0.05, min_pairs=2, max_pairs=3, turn=0.0, warmup=1)
 ONE = Setting(threads=1)
