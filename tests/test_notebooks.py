@@ -12,6 +12,8 @@ import papermill
 import pytest
 from conftest import ROOT, run_notebook
 
+from wae_nb.lab.parameters import check_parameters
+
 NUMBERED = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 ALL = sorted((ROOT / "nbs").rglob("*.ipynb"))
 ALL = [p for p in ALL if not any(part.startswith(("_", ".")) for part in p.relative_to(ROOT).parts)]
@@ -30,15 +32,13 @@ def test_export_and_clean_change_nothing(root, tmp_path):
     """wae_nb is what the notebooks export, and the notebooks are clean, tags included."""
     copy = tmp_path / "copy"
     shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "_*", "figures", "*.egg-info", ".*_cache"))
-    (copy / "wae_nb").mkdir(exist_ok=True)
-    for f in (root / "wae_nb").glob("*.py"):
-        shutil.copy(f, copy / "wae_nb" / f.name)
     for command in ("nbdev_export", "nbdev_clean"):
         subprocess.run([Path(sys.executable).with_name(command)], cwd=copy, check=True, capture_output=True)
     changed = [f.relative_to(copy).as_posix() for d in ("wae_nb", "nbs") for f in sorted((copy / d).rglob("*.*")) if f.suffix in (".py", ".ipynb")]
     changed = [f for f in changed if not (root / f).exists() or (root / f).read_text() != (copy / f).read_text()]
     assert not changed
-    assert {f.name for f in (copy / "wae_nb").glob("*.py")} == {f.name for f in (root / "wae_nb").glob("*.py")}
+    modules = [{f.relative_to(where / "wae_nb").as_posix() for f in (where / "wae_nb").rglob("*.py")} for where in (copy, root)]
+    assert modules[0] == modules[1] and "lab/report.py" in modules[0]
     for path in NUMBERED:
         tagged = [c for c in json.loads((copy / path.relative_to(root)).read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
         assert len(tagged) == 1, path.name
@@ -60,6 +60,22 @@ def test_parameters_are_typed_and_explained(path):
     for name, p in found.items():
         assert p["inferred_type_name"] != "None", name
         assert p["help"], name
+
+
+@pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
+def test_parameters_are_checked_by_their_annotations(path):
+    """Each of the wrong type for each parameter of each notebook, without running it."""
+    cells = json.loads(path.read_text())["cells"]
+    (declared,) = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    defaults = check_parameters([declared])
+    assert defaults.keys() == papermill.inspect_notebook(str(path)).keys()
+    for name, value in defaults.items():
+        wrong = {str: (2024, 1.5), int: ("two", 1.5), float: ("two", True), bool: (3,), list: ("a", True)}[type(value)]
+        for bad in wrong:
+            with pytest.raises(ValueError, match=f"^{name}={bad!r}: use [^\n]+$"):
+                check_parameters([declared, f"# Parameters\n{name} = {bad!r}\n"])
+    with pytest.raises(ValueError, match="this notebook has no parameter 'sedes'; it has "):
+        check_parameters([declared, "# Parameters\nsedes = 1\n"])
 
 
 def test_table_6_on_a_folder_and_again(people, tmp_path):
@@ -170,6 +186,9 @@ def test_unknown_row_is_one_line(tmp_path):
         (dict(backbone="vgg17"), "backbone='vgg17' is unknown"),
         (dict(profile="huge"), "profile='huge' is unknown"),
         (dict(data_rot="/somewhere"), "this notebook has no parameter 'data_rot'"),
+        (dict(data_root="2024"), "data_root=2024: use text"),
+        (dict(workers="1.5"), "workers=1.5: use a whole number"),
+        (dict(seeds="1.5"), "seeds=1.5: use whole numbers"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )
@@ -178,4 +197,12 @@ def test_bad_parameter_is_one_line(tmp_path, bad, message):
     done = run_notebook("05_cacd", tmp_path / "out.ipynb", tmp_path, **(dict(profile="smoke") | folders | bad))
     assert done.returncode != 0
     assert any(message in line for line in done.stderr.splitlines())
-    assert not list((tmp_path / "runs").glob("*stage*"))
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+@pytest.mark.parametrize("name, bad, message", [("01_decomposition", dict(epochs="two"), "epochs='two': use a whole number"), ("04_timing", dict(batches="0"), "batches=")])
+def test_values_that_would_be_something_else(tmp_path, name, bad, message):
+    """Refused before anything is done, where a default would quietly be taken."""
+    done = run_notebook(name, tmp_path / "out.ipynb", tmp_path, figures_dir=tmp_path / "figures", **bad)
+    assert done.returncode != 0 and any(line.startswith(f"ValueError: {message}") for line in done.stderr.splitlines())
+    assert not (tmp_path / "figures").exists()

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['BEYOND', 'Report', 'page']
 
-# %% ../../nbs/lib/lab/report.ipynb #e3afcd97
+# %% ../../nbs/lib/lab/report.ipynb #232e3e8d
 import json
 import os
+import shutil
+import tempfile
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -222,7 +224,7 @@ class Report:
         if self.refused:
             raise RecordError(f"{len(self.refused)} refused: " + "; ".join(self.refused))
 
-# %% ../../nbs/lib/lab/report.ipynb #ef0d6398
+# %% ../../nbs/lib/lab/report.ipynb #aada8661
 _STYLE = """
 body { max-width: 1100px; margin: 2em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: 13px; line-height: 1.3; margin: 1em 0 }
@@ -239,11 +241,16 @@ def page(
     html: str | Path,
     folder: str | Path = ".",  # that the notebook was executed in
 ) -> None:
-    "A notebook's prose and results as one HTML page that needs nothing beside it."
+    "A notebook's prose and results as one HTML page that needs nothing beside it; pictures are those in the page's folder."
     import nbformat
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True, embed_images=True)
-    body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4), {"metadata": {"path": str(folder)}})
+    here = Path(html).parent
+    text = Path(notebook).read_text(encoding="utf-8").replace(f"]({quote(Path(os.path.relpath(here, folder)).as_posix())}/", "](")
+    with tempfile.TemporaryDirectory() as near:  # the exporter embeds what lies in one folder under the name in the link, which is quoted
+        for picture in here.glob("*.png"):
+            shutil.copy(picture, Path(near, quote(picture.name)))
+        body, _ = exporter.from_notebook_node(nbformat.reads(text, as_version=4), {"metadata": {"path": near}})
     head = f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>wae_nb: {Path(html).stem}</title>\n<style>{_STYLE}</style>\n</head>'
     Path(html).write_text(f"{head}\n<body>\n{body}\n</body>\n</html>\n", encoding="utf-8")
