@@ -6,32 +6,46 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from wae_nb.data.sets import load
+from wae_nb.train.checkpoints import checkpoints, save_checkpoint
+from wae_nb.train.engine import Engine
+from wae_nb.train.loop import evaluate
+from wae_nb.train.recipes import short_recipe
+from wae_nb.train.runs import finished_run
+from wae_nb.train.specs import RunSpec
+from wae_nb.train.tasks import ClassifyTask
+
 SCRIPT = """
 import sys
-from dataclasses import replace
 from pathlib import Path
-from wae_nb.data.sets import load
-from wae_nb.train.runs import get_or_train
-from wae_nb.train.specs import RunSpec
+sys.path.insert(0, {tests!r})
+from test_faults import made
+from wae_nb.train.checkpoints import checkpoints, save_checkpoint
 from wae_nb.train.engine import Engine
-from wae_nb.train.recipes import short_recipe
+from wae_nb.train.runs import get_or_train
 
 folder, stage, epochs = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-data = load(None, 32, folder / "data", demo_shape=(4, 20))
-r = short_recipe("test", 64)
-r = replace(r, wae=replace(r.wae, epochs=epochs), classify=replace(r.classify, epochs=epochs), finetune=replace(r.finetune, epochs=epochs))
-spec = RunSpec("wae", "vgg11", data.checksum, r, stage=stage, image_size=32, width=0.125)
+data, spec = made(folder, stage, epochs)
 print(get_or_train(spec, data, Engine("cpu", progress=False), folder).folder)
 """
 
 
+def made(folder: Path, stage: int, epochs: int):
+    """The data set and the spec of the script's run."""
+    data = load(None, 32, folder / "data", demo_shape=(4, 20))
+    r = short_recipe("test", 64)
+    r = replace(r, wae=replace(r.wae, epochs=epochs), classify=replace(r.classify, epochs=epochs), finetune=replace(r.finetune, epochs=epochs))
+    return data, RunSpec("wae", "vgg11", data.checksum, r, stage=stage, image_size=32, width=0.125)
+
+
 def start(folder: Path, stage: int, epochs: int, processes: int = 1) -> subprocess.Popen:
     script = folder.parent / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29571"] if processes > 1 else []
     env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, script, folder, str(stage), str(epochs)]
@@ -84,6 +98,33 @@ def test_two_processes_learn_the_same(tmp_path):
         assert a == pytest.approx(b, rel=1e-3)
 
 
-def test_two_processes_run_every_stage(tmp_path):
-    finish(start(tmp_path / "two", 3, 1, processes=2))
-    assert outcome(tmp_path / "two", 3)["labels"] == sorted(outcome(tmp_path / "two", 3)["labels"])
+def test_two_processes_answer_as_one(tmp_path):
+    """Stages 2 and 3 on two processes: the saved weights, tested by one process, give every answer of the record, in the order of the test images."""
+    finish(start(tmp_path / "two", 3, 10, processes=2))
+    data, specs = made(tmp_path / "two", 3, 10)
+    test = data.indices("test")
+    for spec in (specs.parent, specs):
+        run = finished_run(spec, tmp_path / "two")
+        assert run.record["machine"]["processes"] == 2 and run.record["labels"] == data.labels[test].tolist()
+        engine = Engine("cpu", progress=False)
+        means, each = evaluate(ClassifyTask(run.model, spec.recipe, spec.stage_recipe()), data, "test", 32, engine, batch_size=len(test))
+        assert each["answer"].tolist() == run.record["answers"] and len(set(run.record["answers"])) > 1
+        recorded = {k: v for k, v in run.record["test"].items() if k in means}
+        assert means == pytest.approx(recorded, rel=1e-4) and {"loss", "top1", "top1_s_c"} <= recorded.keys()
+
+
+def test_checkpoint_waits_for_every_process(tmp_path):
+    """It is renamed when each process has written its part, not when the first has."""
+
+    class Acc:
+        is_main_process, saved, waited = True, False, []
+
+        def save_state(self, folder):
+            Path(folder).mkdir()
+            self.saved = True
+
+        def wait_for_everyone(self):
+            self.waited.append((self.saved, (tmp_path / "checkpoint.part").exists()))
+
+    save_checkpoint(Acc(), tmp_path, dict(epoch=1))
+    assert (True, True) in Acc.waited and [p.name for p in checkpoints(tmp_path)] == ["checkpoint-0001"]

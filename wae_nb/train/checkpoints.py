@@ -47,6 +47,7 @@ def save_checkpoint(
         shutil.rmtree(part, ignore_errors=True)
     acc.wait_for_everyone()
     acc.save_state(str(part))
+    acc.wait_for_everyone()  # each process writes its random streams there
     if acc.is_main_process:
         write_json(part / "progress.json", progress)
         os.replace(part, folder / f"checkpoint-{progress['epoch']:04d}")
