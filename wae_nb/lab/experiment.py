@@ -168,7 +168,7 @@ def start(
     **smoke,  # parameters under `nbdev_test`, beside the smallest profile and temporary folders
 ) -> Experiment | None:
     "Check a notebook's parameters by their annotations, make its pictures JPEG, and make its `Experiment`. Raises a one-line `ValueError` naming the parameter."
-    given = check_parameters(namespace.get("In", []))
+    given = check_parameters(namespace.get("In", []), namespace)
     if os.environ.get("IN_TEST"):
         folder = tempfile.mkdtemp()
         smoke = dict(profile="smoke", runs_dir=folder, figures_dir=folder) | smoke

@@ -65,8 +65,10 @@ def _checked(name: str, value: Any, annotation: str, default: Any) -> Any:
 
 def check_parameters(
     cells: list[str],  # what the notebook has run so far: IPython's `In`
+    namespace: dict | None = None,  # the notebook's `globals()`: its values count, and without a history (`nbdev_test` keeps none) its annotations
 ) -> dict[str, Any]:  # name → value, lists of numbers as lists
     "The parameters of a notebook, each as its annotation says. Raises a one-line `ValueError` for one that it does not have, or whose value is of another type."
+    namespace = namespace or {}
     declared, given = {}, {}
     for cell in cells:
         try:
@@ -76,6 +78,9 @@ def check_parameters(
         declared |= {n.target.id: (ast.unparse(n.annotation), ast.literal_eval(n.value)) for n in body if isinstance(n, ast.AnnAssign)}
         if cell.startswith("# Parameters\n"):  # papermill's cell
             given |= {t.id: ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) for t in n.targets}
+    if not declared:
+        declared = {name: (getattr(a, "__name__", str(a)), namespace[name]) for name, a in namespace.get("__annotations__", {}).items()}
+    given |= {name: namespace[name] for name in declared.keys() & namespace.keys()}
     if unknown := sorted(given.keys() - declared.keys()):
         raise ValueError(f"this notebook has no parameter {unknown[0]!r}; it has {', '.join(sorted(declared))}")
     return {name: _checked(name, given.get(name, default), annotation, default) for name, (annotation, default) in declared.items()}

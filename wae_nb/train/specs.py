@@ -74,6 +74,8 @@ class RunSpec:
     @property
     def kind(self) -> str:
         "What makes it cheaper: \"pruning\", or as `METHODS` says: \"standard\" for nothing, \"resolution\", \"decomposition\"."
+        if self.pruned and self.keep == 1:  # nothing is taken out
+            return METHODS["plain"].kind
         return METHODS[self.method].kind if self.method in METHODS else "pruning"
 
     @property
