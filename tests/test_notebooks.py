@@ -200,7 +200,10 @@ def test_bad_parameter_is_one_line(tmp_path, bad, message):
     assert not list((tmp_path / "runs").glob("*"))
 
 
-@pytest.mark.parametrize("name, bad, message", [("01_decomposition", dict(epochs="two"), "epochs='two': use a whole number"), ("04_timing", dict(batches="0"), "batches=")])
+ELSE = [("01_decomposition", dict(epochs="two"), "epochs='two': use a whole number"), ("04_timing", dict(batches="0"), "batches=")]
+
+
+@pytest.mark.parametrize("name, bad, message", ELSE)
 def test_values_that_would_be_something_else(tmp_path, name, bad, message):
     """Refused before anything is done, where a default would quietly be taken."""
     done = run_notebook(name, tmp_path / "out.ipynb", tmp_path, figures_dir=tmp_path / "figures", **bad)

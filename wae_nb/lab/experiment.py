@@ -167,7 +167,7 @@ def start(
     kind: str | None = None,  # what the pictures show: "faces" or "photos"; None for a notebook without an `Experiment`
     **smoke,  # parameters under `nbdev_test`, beside the smallest profile and temporary folders
 ) -> Experiment | None:
-    "Check a notebook's parameters by their annotations, make its pictures JPEG, and make its `Experiment`. Raises a one-line `ValueError` naming the parameter."
+    "Check a notebook's parameters by their annotations, make its pictures JPEG and its `Experiment`. Raises a one-line `ValueError` naming the parameter."
     given = check_parameters(namespace.get("In", []), namespace)
     if os.environ.get("IN_TEST"):
         folder = tempfile.mkdtemp()

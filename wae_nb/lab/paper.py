@@ -204,10 +204,10 @@ _TABLES = [
 TABLES: dict[int, PaperTable] = {t.number: t for t in _TABLES}
 
 FIGURES: dict[int, PaperFigure] = {
-    1: PaperFigure("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in the low sub-image, how faint the high one is"),
+    1: PaperFigure("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in low, how faint high is"),
     2: PaperFigure("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
     3: PaperFigure("02_imagenet_vgg16", "Sub-images of ours and of Decomposition+CNN", "whether the halves are more alike without the auto-encoder"),
-    4: PaperFigure("01_decomposition", "Sub-images and the reconstruction", "whether the high sub-image holds edges and contours, and what the reconstruction loses"),
+    4: PaperFigure("01_decomposition", "Sub-images and the reconstruction", "whether high holds edges and contours, and what the reconstruction loses"),
 }
 
 # %% ../../nbs/lib/lab/paper.ipynb #90558574
@@ -216,7 +216,7 @@ def compare(
     measured: dict[str, dict[str, list[float]]],  # row → column → one value for each seed, in the table's units
     columns: list[str] | None = None,  # of the table; all by default
     backbone: str | None = None,  # the table's by default; for another one the paper has no figures: dashes
-) -> pd.DataFrame:  # strings; the table's measured columns that the paper does not have, then for each column the paper's figure, the measured one, and their difference
+) -> pd.DataFrame:  # strings; measured columns that the paper does not have; for each other the paper's figure, the measured one, the difference
     "A table of the paper beside what was measured. Raises `ValueError` for a row or column that the table does not have."
     table = TABLES[number]
     backbone, columns = backbone or table.backbone, list(table.columns) if columns is None else columns

@@ -67,7 +67,7 @@ def check_parameters(
     cells: list[str],  # what the notebook has run so far: IPython's `In`
     namespace: dict | None = None,  # the notebook's `globals()`: its values count, and without a history (`nbdev_test` keeps none) its annotations
 ) -> dict[str, Any]:  # name → value, lists of numbers as lists
-    "The parameters of a notebook, each as its annotation says. Raises a one-line `ValueError` for one that it does not have, or whose value is of another type."
+    "The parameters of a notebook, each as its annotation says. Raises a one-line `ValueError` for one that is unknown or of another type."
     namespace = namespace or {}
     declared, given = {}, {}
     for cell in cells:

@@ -101,7 +101,8 @@ class Report:
         out = []
         for column in [c for c in df if c.endswith("measured")]:
             fill = {row: by[column[:3]] if row in timed else _UNTIMED for row in df.index}
-            out += [same | {"row": r, "column": column.removesuffix(", measured"), "measured": said != "–", "filled by": fill[r]} for r, said in df[column].items()]
+            of = same | {"column": column.removesuffix(", measured")}
+            out += [of | {"row": r, "measured": said != "–", "filled by": fill[r]} for r, said in df[column].items()]
         return out
 
     def _drawn(self, number: int, c: Collection) -> dict:
@@ -184,7 +185,8 @@ class Report:
     def status(self) -> str:  # Markdown
         "How many records there are, which files are refused and why, and which tables are left as they are."
         used = {r["name"] for c in self.collections for n in c.tables for rs in c.rows(n).values() for r in rs}
-        said = f"<a id=\"missing\"></a>\n\n{self.frame['name'].nunique()} records in {self.folder / 'records'}, {len(used)} of them in a table; others: stages, sweeps, times.\n\n"
+        counts = f"{self.frame['name'].nunique()} records in {self.folder / 'records'}, {len(used)} of them in a table"
+        said = f'<a id="missing"></a>\n\n{counts}; others: stages, sweeps, times.\n\n'
         if self.refused:
             said += f"**{len(self.refused)} refused; their cells stay dashes:**\n\n{_bullets(self.refused)}\n\n"
         if self.stale:

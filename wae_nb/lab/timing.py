@@ -34,7 +34,7 @@ from ..train.records import RecordError, digest
 def timed_rows(
     backbone: str,  # of `paper.BACKBONES`
 ) -> dict[str, str]:  # what a timing record calls it → the row
-    "The rows to time: those of the tables with costs, and methods with `compare=True`. Without the standard network, and pruned networks but for published structures."
+    "The rows to time: of the tables with costs, without the standard network; published structures; methods with `compare=True`."
     rows = {}
     for table in TABLES.values():
         if table.costs and table.backbone == backbone:
