@@ -2,7 +2,7 @@
 # Each makes .venv and installs everything first; it needs Python 3.11 or newer, git and make.
 
 .DELETE_ON_ERROR:
-.PHONY: demo test report notebooks clean
+.PHONY: demo test test-paper report notebooks clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,6 +33,10 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
 	$(PY) -m pytest --ignore tests/test_quantise.py
 	$(PY) -m pytest tests/test_quantise.py  # NNCF brings another OpenMP than PyTorch's: in a process of its own
+
+# the paper's own recipe at full width and 224 px, a few updates of every stage: half an hour on two cores, below 20 GB
+test-paper: $(VENV)/installed
+	$(PY) -m pytest -m slow -s
 
 # every table from the records, PROFILE=demo, small or paper; fails where a record is refused, after the page is written
 report: $(VENV)/installed
