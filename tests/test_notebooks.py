@@ -31,7 +31,7 @@ def text(out: Path) -> str:
 def test_export_and_clean_change_nothing(root, tmp_path):
     """wae_nb is what the notebooks export, and the notebooks are clean, tags included."""
     copy = tmp_path / "copy"
-    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "_*", "figures", "*.egg-info", ".*_cache"))
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns(".venv", ".git", "runs", "_[a-z]*", "figures", "*.egg-info", ".*_cache"))
     for command in ("nbdev_export", "nbdev_clean"):
         subprocess.run([Path(sys.executable).with_name(command)], cwd=copy, check=True, capture_output=True)
     changed = [f.relative_to(copy).as_posix() for d in ("wae_nb", "nbs") for f in sorted((copy / d).rglob("*.*")) if f.suffix in (".py", ".ipynb")]
@@ -103,6 +103,7 @@ def test_imagenet_tables_on_a_folder(people, tmp_path):
     for name, numbers, extra in [
         ("02_imagenet_vgg16", (1, 2), dict(backbone="resnet18", rows="wae,half")),
         ("03_imagenet_resnet50", (5,), dict(backbone="resnet18")),
+        ("02b_front", (), dict(backbone="resnet18", rows="plain,thinet-30,wae")),
     ]:
         done = run_notebook(name, tmp_path / f"{name}.ipynb", tmp_path, **shared | extra)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -111,7 +112,8 @@ def test_imagenet_tables_on_a_folder(people, tmp_path):
             assert "±" in table.loc["Ours", "top-1 error (%), measured"] and not any("CPU" in c for c in table)
             assert list(table.index) == {1: ["resnet18 (112)", "Ours"], 2: ["Ours"], 5: ["resnet18", "ThiNet-30", "Ours"]}[number]
     traded = pd.read_csv(tmp_path / "figures/smoke/tradeoff-fused-people-resnet18.csv", index_col=0)
-    assert set(traded.index) == {"resnet18", "ThiNet-30", "Ours"} and list(traded.loc["resnet18"])[:2] != ["", ""]
+    assert set(traded.index) == {"resnet18 (224)", "ThiNet-30", "Ours"} and (traded["speed-up"].str.split().str[0].astype(float) > 0).all()
+    assert not re.search(r"trained \w+-resnet18", text(tmp_path / "02b_front.ipynb"))  # the runs of the other two
     assert "trained plain-resnet18" in text(tmp_path / "03_imagenet_resnet50.ipynb")
     assert "found wae-resnet18-stage3-seed1" in text(tmp_path / "03_imagenet_resnet50.ipynb")  # shared with the other notebook
 
