@@ -201,8 +201,9 @@ def test_made_up_method(data, tmp_path, monkeypatch):
 
 def test_kinds_and_rates():
     """What makes a row cheaper is an entry's; so is the rate that stage 2 starts with."""
-    kinds = {m: RunSpec(m, "vgg16", "data", paper_recipe()).kind for m in ("plain", "half", "wavelet", "wae", "thinet", "taylor", "thinet-gap")}
-    assert list(kinds.values()) == ["standard", "resolution", "decomposition", "decomposition", "pruning", "pruning", "pruning"]
+    kinds = {m: RunSpec(m, "vgg16", "data", paper_recipe()).kind for m in ("plain", "half", "wavelet", "wae", "thinet-gap", "thinet", "taylor")}
+    assert list(kinds.values()) == ["standard", "resolution", "decomposition", "decomposition", "pruning", "standard", "standard"]  # keep=1: nothing taken out
+    assert {RunSpec(m, "vgg16", "data", paper_recipe(), keep=0.5).kind for m in ("thinet", "taylor")} == {"pruning"}
     assert RunSpec("I_L", "vgg16", "data", paper_recipe(), stage=1).kind == "decomposition"
     rates = {b: paper_recipe(b).classify.lr for b in ("vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2")}
     assert list(rates.values()) == [0.01, 0.1, 0.1, 0.1] and classifier.METHODS is METHODS
