@@ -64,15 +64,17 @@ class Experiment:
         runs_dir: str | Path | None = None,  # by default `runs` in the project's root
         figures_dir: str | Path | None = None,  # tables, figures and records go to its folder of the profile; by default `figures` in the project's root
         progress: bool = True,  # a bar with the time left
-        mixed_precision: str = "no",  # "no", "fp16" or "bf16"
+        mixed_precision: str = "no",  # "no", "fp16", "bf16" or "auto"
         workers: int = 0,  # loading processes
         kind: str = "faces",  # what the pictures show: "faces" or "photos"
+        head: str = "",  # as in `build`
     ):
         if kind not in PROFILES:
             raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(PROFILES)}")
         if profile not in PROFILES[kind]:
             raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES[kind])}")
         check_backbone(backbone)
+        self.head = head
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
@@ -90,7 +92,7 @@ class Experiment:
     ) -> list[RunSpec]:  # one for each seed
         "A row of a table."
         recipe = replace(self.recipe, **changes)
-        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep)
+        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep, head=self.head)
         return [RunSpec(method, self.backbone, self.data.checksum, recipe, seed, **shared) for seed in self.seeds]
 
     def runs(

@@ -54,10 +54,11 @@ def _taps(filters) -> Tensor:
 
 def pad_even(
     x: Tensor,  # (B, C, H, W)
-) -> Tensor:  # (B, C, H + H % 2, W + W % 2)
-    "x with the last row or column of an odd side once more."
-    h, w = x.shape[-2:]
-    return F.pad(x, (0, w % 2, 0, h % 2), mode="replicate") if h % 2 or w % 2 else x
+    multiple: int = 2,  # that both sides shall be of, ≥ 1
+) -> Tensor:  # (B, C, H + -H % multiple, W + -W % multiple)
+    "x with its last row or column again, until its sides are even, or multiples of another number."
+    h, w = (-n % multiple for n in x.shape[-2:])
+    return F.pad(x, (0, w, 0, h), mode="replicate") if h or w else x
 
 
 def pad_periodic(

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 
-from ..measure.machine import resolve_device
+from ..measure.machine import has_bf16, resolve_device
 
 # %% ../../nbs/lib/train/engine.ipynb #5c68aa03
 @dataclass
@@ -22,14 +22,16 @@ class Engine:
     "Where and how training runs. The first three change what is learned, by rounding or by what a batch norm sees; a record names them."
 
     device: str = "auto"  # "auto" (a GPU if there is one), "cpu" or "cuda"
-    mixed_precision: str = "no"  # "no", "fp16" or "bf16"
+    mixed_precision: str = "no"  # "no", "fp16", "bf16", or "auto" for "bf16" where the device has instructions for it
     accumulation: int = 1  # parts that a batch is split into, to fit the memory; a batch norm sees one part
     workers: int = 0  # loading processes
     progress: bool = True  # a bar with the time left
     accelerator: Accelerator = field(init=False, repr=False)
 
     def __post_init__(self):
-        resolve_device(self.device)
+        device = resolve_device(self.device)
+        if self.mixed_precision == "auto":
+            self.mixed_precision = "bf16" if has_bf16(device) else "no"
         self.renew()
 
     def renew(self) -> Accelerator:

@@ -15,17 +15,20 @@ import torch
 from safetensors.torch import load_file
 from torch import nn, Tensor
 
-from ..data.batches import add_noise, crop, crop_offsets, loader, stream_seed
+from ..data.batches import add_noise, crop, crop_boxes, crop_offsets, loader, stream_seed
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
 from .checkpoints import checkpoints, save_checkpoint, save_weights, write_metrics
 from .engine import Engine, deterministic
 from .recipes import StageRecipe
 from .tasks import Task
+from .teacher import Teacher
 
 # %% ../../nbs/lib/train/loop.ipynb #e06f9458
 def _optimizer(task: nn.Module, s: StageRecipe):
     params = [p for p in task.parameters() if p.requires_grad]
+    if not s.decay_norms:  # biases and what norms scale by are vectors
+        params = [dict(params=[p for p in params if p.ndim > 1]), dict(params=[p for p in params if p.ndim <= 1], weight_decay=0.0)]
     if s.optimizer == "sgd":
         return torch.optim.SGD(params, s.lr, s.momentum, weight_decay=s.weight_decay)
     return torch.optim.AdamW(params, s.lr, weight_decay=s.weight_decay)
@@ -75,7 +78,8 @@ class Diverged(RuntimeError):
 class _Training:
     "A stage on its way: what is trained, by what, and how far it has come."
 
-    def __init__(self, task, data, stage, image_size, folder, seed, engine, title):
+    def __init__(self, task, data, stage, image_size, folder, seed, engine, title, teacher):
+        self.teacher = teacher
         self.raw, self.data, self.stage, self.image_size, self.folder = task, data, stage, image_size, folder
         self.seed, self.engine, self.title, self.acc = seed, engine, title, engine.renew()
         share = self.acc.num_processes * engine.accumulation
@@ -117,14 +121,18 @@ class _Training:
         for g in (self.train.sampler.generator, self.train.generator):
             if g is not None:
                 g.manual_seed(stream_seed("order", self.seed, epoch))
-        margin = self.data.images.shape[1] - self.image_size
-        offsets = crop_offsets(len(self.train.dataset), margin, self.seed, epoch).to(acc.device)
+        offsets = self.offsets(epoch).to(acc.device)
+        name = "-".join(map(str, ("crops", self.seed, epoch, self.image_size, *(stage.crop_area or ()), acc.mixed_precision)))
+        answers = self.teacher.epoch(name, offsets) if self.teacher else None
         self.raw.train()
         losses = torch.empty(len(self.batches), device=acc.device)  # one block, not a scalar a batch
         for i, (images, labels, index) in enumerate(self.batches):
             with acc.accumulate(self.task):
+                x, t = crop(images, self.image_size, offsets[index]), None
+                if self.teacher:
+                    t = self.teacher.answers(x) if answers is None else answers[index]
                 with acc.autocast():
-                    loss = self.task(crop(images, self.image_size, offsets[index]), labels)
+                    loss = self.task(x, labels, t)
                 acc.backward(loss)
                 if acc.sync_gradients and stage.clip:
                     acc.clip_grad_norm_(self.raw.parameters(), stage.clip)
@@ -139,6 +147,13 @@ class _Training:
         if not math.isfinite(mean):
             raise Diverged(f"{self.title}: the training loss is {mean} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
         return mean
+
+    def offsets(self, epoch: int) -> Tensor:
+        "Where each image of the training split is cropped: by seed and epoch alone, the same for every method."
+        n, side = len(self.train.dataset), self.data.images.shape[1]
+        if self.stage.crop_area:
+            return crop_boxes(n, side, self.stage.crop_area, self.seed, epoch)
+        return crop_offsets(n, side - self.image_size, self.seed, epoch)
 
     def measure(self, epoch: int, lr: float, train_loss: float | None) -> dict:
         "A line of the history."
@@ -189,10 +204,11 @@ def fit(
     engine: Engine,  # where
     title: str = "",  # for the progress bar
     keep_start: bool = False,  # whether the weights given count as epoch 0 and may stay the best
+    teacher: Teacher | None = None,  # whose answers the task learns from
 ) -> dict:  # best_epoch, best (its validation metrics), history (of all epochs), epochs run, seconds over all attempts
     "Train one stage, resuming from a checkpoint. Raises `Diverged` when the loss is no number, `ValueError` for a batch that cannot be shared."
     Path(folder).mkdir(parents=True, exist_ok=True)
-    t = _Training(task, data, stage, image_size, Path(folder), seed, engine, title)
+    t = _Training(task, data, stage, image_size, Path(folder), seed, engine, title, teacher)
     t.start(keep_start)
     batches, shown = len(t.batches), engine.progress and t.acc.is_main_process
     with progress_bar(total=stage.epochs * batches, initial=t.progress["epoch"] * batches, desc=title, disable=not shown) as bar:

@@ -14,10 +14,13 @@ from datetime import datetime, UTC
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
+from ..data.batches import crop
 from ..data.files import lock, write_json
 from ..data.pack import Dataset
 from ..measure.cost import macs
@@ -33,6 +36,7 @@ from .pruning import prune_run
 from .records import RecordError, commit, digest, machine, project_root
 from .specs import PLAIN, RunSpec, STAGE_1, STAGE_2, STAGE_3
 from .tasks import ClassifyTask, JointTask, WAETask
+from .teacher import Teacher
 
 # %% ../../nbs/lib/train/runs.ipynb #6d3ecf24
 @dataclass
@@ -77,7 +81,7 @@ def network_of(
     if spec.method in STRUCTURES:
         return thinet(STRUCTURES[spec.method].structure, num_classes, spec.image_size, spec.width, r.init)
     method = "plain" if spec.pruned else spec.method  # pruned networks take their shapes later
-    return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init)
+    return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init, head=spec.head)
 
 
 def finished_run(spec: RunSpec, runs_dir: Path) -> Run | None:
@@ -98,6 +102,16 @@ def finished_run(spec: RunSpec, runs_dir: Path) -> Run | None:
     return Run(folder, spec, record)
 
 
+def _start_from(net: nn.Module, trained: nn.Module, data: Dataset, image_size: int) -> None:
+    "Take over a trained network's weights where their shapes are the same, and estimate the batch norms anew."
+    state, own = trained.state_dict(), net.state_dict()
+    same = {k: v for k, v in state.items() if k.startswith(("low_net", "head_low")) and k in own and own[k].shape == v.shape}
+    net.load_state_dict(same, strict=False)
+    at = data.indices("train")
+    some = at[np.linspace(0, len(at) - 1, min(len(at), 1024)).astype(int)]
+    update_bn((crop(torch.from_numpy(data.read(part)), image_size) for part in np.array_split(some, -(-len(some) // 128))), net)
+
+
 def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     "The network and loss of a stage, started from its parent's weights."
     torch.manual_seed(spec.seed)
@@ -107,6 +121,10 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
         return WAETask(net, torch.tensor(IMAGENET_MEAN).view(3, 1, 1), r)
     if spec.pruned:
         net.load_state_dict(finished_run(spec.parent, runs_dir).model.state_dict())
+    if spec.teacher and r.distill.start and not spec.parent:
+        _start_from(net, finished_run(spec.teacher, runs_dir).model, data, spec.image_size)
+    if spec.stage == PLAIN and spec.joint:
+        return JointTask(net, METHODS[spec.method].decoder(net.decomposer), r, s)
     if spec.stage == PLAIN:
         return ClassifyTask(net, r, s)
     parent = finished_run(spec.parent, runs_dir)
@@ -134,8 +152,8 @@ def get_or_train(
     engine = engine or Engine()
     if spec.pruned and spec.keep < 1:  # before the parent is trained
         check_prunable(spec.method, network_of(spec, len(data.classes)), spec.keep, spec.image_size)
-    if spec.parent:
-        get_or_train(spec.parent, data, engine, runs_dir)
+    for needed in filter(None, (spec.teacher, spec.parent)):
+        get_or_train(needed, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
     with lock(runs_dir / "locks" / f"{spec.name}.lock", waiting) if engine.accelerator.is_main_process else nullcontext():
         engine.accelerator.wait_for_everyone()
@@ -150,7 +168,11 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
     task = _task(spec, data, runs_dir)
     parts = prune_run(spec, task, data, engine, folder) if spec.pruned else None
     keep_start = spec.pruned or spec.stage == STAGE_3
-    result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start)
+    teacher = None
+    if spec.teacher:
+        run, acc = finished_run(spec.teacher, runs_dir), engine.accelerator
+        teacher = Teacher(run.model, data, run.folder / "answers", spec.image_size, acc.autocast, acc.device)
+    result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start, teacher)
     test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
     if engine.accelerator.is_main_process:
         _finish(spec, task, data, folder, result, test, each, code, engine, parts)
@@ -161,7 +183,7 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
 def _finish(spec, task, data, folder, result, test, each, code, engine, parts) -> None:
     net = task.wae if spec.stage == STAGE_1 else task.model
     save_weights(net, folder / "model.safetensors")
-    if spec.stage == STAGE_3:
+    if spec.joint:
         save_weights(task.decoder, folder / "decoder.safetensors")
     write_metrics(folder, result["history"])
     network = net if spec.stage != STAGE_1 else net.encoder

@@ -24,10 +24,11 @@ STAGE_1_METHOD = "wae"  # in the name of every stage 1
 
 def _plain_data(recipe) -> dict:
     "A recipe as it goes into a name: what was added to recipes later stands there only where it is used, and what has a better name now has its old one."
+    later = {"images": None, "crop_area": None, "decay_norms": True}
     out = {{"samples": "rows"}.get(k, k): v for k, v in asdict(recipe).items()}
     for part in [out, *(v for v in out.values() if isinstance(v, dict))]:
-        if part.get("images", 0) is None:
-            del part["images"]
+        for k in [k for k, v in later.items() if k in part and part[k] == v]:
+            del part[k]
     return out
 
 
@@ -44,6 +45,7 @@ class RunSpec:
     image_size: int = 224  # of the crops, pixels
     width: float = 1.0  # of the networks
     keep: float = 1.0  # of a method of `PRUNERS`: the share that stays, of each layer's channels (thinet) or of the network's MACs (taylor)
+    head: str = ""  # as in `build`
 
     def __post_init__(self):
         if self.method not in (*PRUNERS, *STRUCTURES):
@@ -62,6 +64,7 @@ class RunSpec:
             object.__setattr__(self, "method", STAGE_1_METHOD)
             object.__setattr__(self, "backbone", "")
             object.__setattr__(self, "width", 1.0)
+            object.__setattr__(self, "head", "")
         else:
             check_backbone(self.backbone)
             check_rule(self.method, self.backbone)
@@ -91,6 +94,18 @@ class RunSpec:
             return replace(self, method="plain", keep=1.0)
         return replace(self, stage=self.stage - 1) if self.stage > STAGE_1 else None
 
+    @property
+    def teacher(self) -> "RunSpec | None":
+        "The run of the standard network that this one learns from."
+        if self.recipe.distill is None or self.stage == STAGE_1:
+            return None
+        return replace(self, method="plain", stage=PLAIN, keep=1.0, recipe=replace(self.recipe, distill=None))
+
+    @property
+    def joint(self) -> bool:
+        "Whether it is trained on Eq. 9, the transform loss beside the classification's."
+        return self.stage == STAGE_3 or self.stage == PLAIN and self.method in METHODS and METHODS[self.method].decoder is not None
+
     def stage_recipe(self) -> StageRecipe:
         "How this run's weights move."
         usual = self.recipe.prune.end if self.pruned else self.recipe.classify
@@ -100,13 +115,16 @@ class RunSpec:
         "All that decides the outcome, the parent's included, as plain data."
         r, s = self.recipe, _plain_data(self.stage_recipe())
         out = dict(format=FORMAT, method=self.method, stage=self.stage, data=self.data, image_size=self.image_size, seed=self.seed, stage_recipe=s)
-        if self.stage in (STAGE_1, STAGE_3):
+        if self.stage == STAGE_1 or self.joint:
             out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale)
         if self.stage != STAGE_1:
             out |= dict(backbone=self.backbone, width=self.width, init=r.init, dropout=r.dropout, terms=list(r.terms))
             out |= {} if r.sub_norm else dict(sub_norm=False)  # the usual case is as it was before there was a choice
-        if self.stage == STAGE_3:
+            out |= dict(head=self.head) if self.head else {}
+        if self.joint:
             out |= dict(gamma=r.gamma)
+        if self.teacher:
+            out |= dict(distill=asdict(r.distill), teacher=self.teacher.fingerprint())
         if self.pruned:
             out |= dict(keep=self.keep, prune=_plain_data(r.prune))
         if self.parent:

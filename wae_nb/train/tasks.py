@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 
 from ..method.classifier import DecomposedClassifier, Scores
-from ..method.losses import classification_loss, joint_loss, transform_loss
-from ..method.wae import Decoder, WAE
+from ..method.losses import classification_loss, distillation_loss, joint_loss, transform_loss
+from ..method.wae import WAE
 from .recipes import Recipe, StageRecipe
 
 # %% ../../nbs/lib/train/tasks.ipynb #d9da89f5
@@ -27,6 +27,7 @@ class Task(nn.Module):
         self,
         x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
         y: Tensor,  # class numbers, (B,)
+        t: Tensor | None = None,  # a teacher's scores of these images, (B, C)
     ) -> Tensor:  # scalar
         "The loss of a batch."
         raise NotImplementedError
@@ -62,7 +63,7 @@ class WAETask(Task):
         self.wae, self.recipe = wae, recipe
         self.register_buffer("mean", mean, persistent=False)
 
-    def forward(self, x, y):
+    def forward(self, x, y, t=None):
         "The transform loss of a batch."
         x = x - self.mean
         d, rec = self.wae(x)
@@ -108,9 +109,22 @@ class ClassifyTask(Task):
             self.model.decomposer.eval()
         return self
 
-    def forward(self, x, y):
+    def forward(self, x, y, t=None):
         "The classification loss of a batch."
-        return classification_loss(self.model(x), y, self.recipe.terms, self.label_smoothing)
+        return self.loss(self.model(x), y, t)
+
+    def loss(
+        self,
+        scores: Scores,
+        y: Tensor,  # class numbers, (B,)
+        t: Tensor | None,  # a teacher's scores, (B, C); None for labels alone
+    ) -> Tensor:  # scalar
+        "The classification loss, and the teacher's where there is one."
+        r = self.recipe
+        by_labels = classification_loss(scores, y, r.terms, self.label_smoothing)
+        if t is None:
+            return by_labels
+        return (1 - r.distill.alpha) * by_labels + r.distill.alpha * distillation_loss(scores, t, r.terms, r.distill.temperature)
 
     def eval_metrics(self, x, y):
         "`score_metrics` of the network."
@@ -131,23 +145,23 @@ def score_metrics(
 
 
 class JointTask(ClassifyTask):
-    "Stage 3: classifier, encoder and decoder together, on Eq. 9."
+    "Stage 3, and plain training of a method with a decoder: classifier, encoder and decoder together, on Eq. 9."
 
     def __init__(
         self,
         model: DecomposedClassifier,
-        decoder: Decoder,  # of the WAE whose encoder is the model's decomposer
+        decoder: nn.Module,  # of the WAE whose encoder is the model's decomposer, or of a method's own
         recipe: Recipe,
         stage: StageRecipe,  # whose label smoothing is used
     ):
         super().__init__(model, recipe, stage)
         self.decoder = decoder
 
-    def forward(self, x, y):
+    def forward(self, x, y, t=None):
         "The joint loss of a batch."
         r = self.recipe
         d = self.model.decompose(x)
-        L_c = classification_loss(self.model.classify(d), y, r.terms, self.label_smoothing)
+        L_c = self.loss(self.model.classify(d), y, t)
         L_t = transform_loss(x - self.model.mean, self.decoder(d, x.shape[-2:]), d, r.lam, r.reduction, r.pixel_scale)
         return joint_loss(L_c, L_t, r.gamma)
 
