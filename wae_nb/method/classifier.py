@@ -126,6 +126,7 @@ class Method:
     joined: bool = False  # whether `high` goes into the first layer of the one network, beside `low`, and not into a network of its own
     width: float = 1.0  # of the network, beside `build`'s
     decoder: Callable[[nn.Module], nn.Module] | None = None  # decomposer → what inverts it, where plain training has the joint loss (Eq. 9)
+    rate: float = 1.0  # share of the learning rate by which the decomposer moves; less for one that starts as what it should be near
     paper: bool = True  # whether the paper has it
 
 
@@ -141,15 +142,16 @@ METHODS = {
 }
 
 # past the paper: 10_past_the_paper.ipynb
-_own, _rival = dict(paper=False), dict(paper=False, own_scale=False, kind="resolution")
+_own, _start = dict(paper=False), dict(paper=False, rate=0.1)
+_rival = dict(paper=False, own_scale=False, kind="resolution")
 METHODS |= {
-    "linear": Method("linear encoder", LinearEncoder, 0.5, 9, decoder=LinearDecoder, **_own),
-    "linear-in": Method("linear encoder, details in the first layer", LinearEncoder, 0.5, 9, joined=True, decoder=LinearDecoder, **_own),
-    "linear-luma": Method("linear encoder, luma details in the first layer", lambda: LinearEncoder(details="luma"), 0.5, 3, joined=True, **_own),
+    "linear": Method("linear encoder", LinearEncoder, 0.5, 9, decoder=LinearDecoder, **_start),
+    "linear-in": Method("linear encoder, details in the first layer", LinearEncoder, 0.5, 9, joined=True, decoder=LinearDecoder, **_start),
+    "linear-luma": Method("linear encoder, luma details in the first layer", lambda: LinearEncoder(details="luma"), 0.5, 3, joined=True, **_start),
     "wavelet-in": Method("Wavelet, details in the first layer", DWT, 0.5, 9, joined=True, **_own),
     "haar": Method("Haar+CNN", lambda: DWT(wavelet="haar"), 0.5, 9, **_own),
     "space-to-depth": Method("space to depth", SpaceToDepth, 0.5, 9, joined=True, **_own),
-    "linear-2": Method("linear encoder, two levels", lambda: LinearEncoder(2, "haar", "luma", reach=2), 0.25, 15, joined=True, **_own),
+    "linear-2": Method("linear encoder, two levels", lambda: LinearEncoder(2, "haar", "luma", reach=2), 0.25, 15, joined=True, **_start),
     "dct": Method("block DCT", BlockDCT, 0.25, 15, joined=True, **_own),
     "resizer": Method("learned resizer", LearnedResizer, 0.5, **_rival | dict(own_scale=True)),
     "quarter": Method("standard network, a quarter of the resolution", lambda: Resize(0.25), 0.25, **_rival),

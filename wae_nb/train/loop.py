@@ -27,8 +27,13 @@ from .teacher import Teacher
 # %% ../../nbs/lib/train/loop.ipynb #e06f9458
 def _optimizer(task: nn.Module, s: StageRecipe):
     params = [p for p in task.parameters() if p.requires_grad]
-    if not s.decay_norms:  # biases and what norms scale by are vectors
-        params = [dict(params=[p for p in params if p.ndim > 1]), dict(params=[p for p in params if p.ndim <= 1], weight_decay=0.0)]
+    slow = {id(p) for m in task.slow for p in m.parameters()} if task.rate != 1 else set()
+    if slow or not s.decay_norms:  # biases and what norms scale by are vectors
+        usual = [p for p in params if id(p) not in slow]
+        decays = [p for p in usual if s.decay_norms or p.ndim > 1]
+        params = [dict(params=decays), dict(params=[p for p in usual if not s.decay_norms and p.ndim <= 1], weight_decay=0.0)]
+        params += [dict(params=[p for p in task.parameters() if p.requires_grad and id(p) in slow], lr=s.lr * task.rate, weight_decay=0.0)]
+        params = [g for g in params if g["params"]]
     if s.optimizer == "sgd":
         return torch.optim.SGD(params, s.lr, s.momentum, weight_decay=s.weight_decay)
     return torch.optim.AdamW(params, s.lr, weight_decay=s.weight_decay)
@@ -37,7 +42,7 @@ def _optimizer(task: nn.Module, s: StageRecipe):
 def _scheduler(optimizer, s: StageRecipe, updates: int, mode: str):
     sch = torch.optim.lr_scheduler
     if s.schedule == "onecycle":
-        return sch.OneCycleLR(optimizer, s.lr, total_steps=s.epochs * updates)
+        return sch.OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=s.epochs * updates)
     if s.schedule == "plateau":
         # torch divides when more epochs than its patience were bad; ours is the number after which it does
         return sch.ReduceLROnPlateau(optimizer, mode, 0.1, s.patience - 1, threshold=0, eps=0)

@@ -124,9 +124,9 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
     if spec.teacher and r.distill.start and not spec.parent:
         _start_from(net, finished_run(spec.teacher, runs_dir).model, data, spec.image_size)
     if spec.stage == PLAIN and spec.joint:
-        return JointTask(net, METHODS[spec.method].decoder(net.decomposer), r, s)
+        return JointTask(net, METHODS[spec.method].decoder(net.decomposer), r, s, spec.rate)
     if spec.stage == PLAIN:
-        return ClassifyTask(net, r, s)
+        return ClassifyTask(net, r, s, rate=spec.rate)
     parent = finished_run(spec.parent, runs_dir)
     if spec.stage == STAGE_2:
         METHODS[spec.method].encoder(net.decomposer).load_state_dict(parent.model.encoder.state_dict())

@@ -106,6 +106,11 @@ class RunSpec:
         "Whether it is trained on Eq. 9, the transform loss beside the classification's."
         return self.stage == STAGE_3 or self.stage == PLAIN and self.method in METHODS and METHODS[self.method].decoder is not None
 
+    @property
+    def rate(self) -> float:
+        "Share of the learning rate by which its decomposer moves."
+        return METHODS[self.method].rate if self.method in METHODS else 1.0
+
     def stage_recipe(self) -> StageRecipe:
         "How this run's weights move."
         usual = self.recipe.prune.end if self.pruned else self.recipe.classify
@@ -121,6 +126,7 @@ class RunSpec:
             out |= dict(backbone=self.backbone, width=self.width, init=r.init, dropout=r.dropout, terms=list(r.terms))
             out |= {} if r.sub_norm else dict(sub_norm=False)  # the usual case is as it was before there was a choice
             out |= dict(head=self.head) if self.head else {}
+            out |= dict(rate=self.rate) if self.rate != 1 else {}
         if self.joint:
             out |= dict(gamma=r.gamma)
         if self.teacher:

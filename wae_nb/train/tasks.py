@@ -22,6 +22,12 @@ class Task(nn.Module):
     "A stage: the loss of a batch in training, and values of each image in evaluation."
 
     metric, mode = "top1", "max"  # the best epoch's validation metric, the largest ("max") or the smallest ("min")
+    rate = 1.0  # share of the learning rate by which the parts of `slow` move
+
+    @property
+    def slow(self) -> list[nn.Module]:
+        "The parts that start near what they should be."
+        return []
 
     def forward(
         self,
@@ -97,10 +103,17 @@ class ClassifyTask(Task):
         recipe: Recipe,
         stage: StageRecipe,  # whose label smoothing is used
         frozen: bool = False,  # whether the decomposer stays as it is
+        rate: float = 1.0,  # share of the learning rate by which the decomposer moves
     ):
         super().__init__()
         self.model, self.recipe, self.frozen, self.label_smoothing = model, recipe, frozen, stage.label_smoothing
+        self.rate = rate
         model.decomposer.requires_grad_(not frozen)
+
+    @property
+    def slow(self) -> list[nn.Module]:
+        "The decomposer."
+        return [self.model.decomposer]
 
     def train(self, mode: bool = True):
         "As ever, but a frozen decomposer stays in evaluation mode."
@@ -153,9 +166,15 @@ class JointTask(ClassifyTask):
         decoder: nn.Module,  # of the WAE whose encoder is the model's decomposer, or of a method's own
         recipe: Recipe,
         stage: StageRecipe,  # whose label smoothing is used
+        rate: float = 1.0,  # share of the learning rate by which decomposer and decoder move
     ):
-        super().__init__(model, recipe, stage)
+        super().__init__(model, recipe, stage, rate=rate)
         self.decoder = decoder
+
+    @property
+    def slow(self) -> list[nn.Module]:
+        "The decomposer and the decoder."
+        return [self.model.decomposer, self.decoder]
 
     def forward(self, x, y, t=None):
         "The joint loss of a batch."
