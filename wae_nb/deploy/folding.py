@@ -45,16 +45,17 @@ class PeriodicPad(Leaf):
     def __init__(
         self,
         width: int,  # pixels on each side, ≥ 0
+        multiple: int = 2,  # that the sides are made multiples of first
     ):
         super().__init__()
-        self.width = width
+        self.width, self.multiple = width, multiple
 
     def forward(
         self,
         x: Tensor,  # (B, C, H, W)
-    ) -> Tensor:  # (B, C, H + 2 · width, W + 2 · width), odd sides a pixel more
+    ) -> Tensor:  # (B, C, H + 2 · width, W + 2 · width), sides that are no multiples some pixels more
         "The image continued."
-        return pad_periodic(pad_even(x), self.width, self.width)
+        return pad_periodic(pad_even(x, self.multiple), self.width, self.width)
 
 
 def _as_convolutions(decomposer: nn.Module) -> tuple[nn.Module, list[nn.Conv2d]] | None:
@@ -63,6 +64,9 @@ def _as_convolutions(decomposer: nn.Module) -> tuple[nn.Module, list[nn.Conv2d]]
         return decomposer.body, [decomposer.low, decomposer.high]
     if isinstance(decomposer, LowOnly):
         return decomposer.encoder.body, [decomposer.encoder.low]
+    if hasattr(decomposer, "folded"):  # a linear one, which says what it is as one convolution
+        conv = decomposer.folded()
+        return PeriodicPad(decomposer.pad, decomposer.stride), [_channels(conv, slice(3)), _channels(conv, slice(3, None))]
     if not isinstance(decomposer, DWT):
         return None
     bands, convs = decomposer.analysis[:, 0], []
@@ -72,6 +76,14 @@ def _as_convolutions(decomposer: nn.Module) -> tuple[nn.Module, list[nn.Conv2d]]
         conv.weight = nn.Parameter(torch.einsum("bij,oc->bocij", some, torch.eye(3).to(some)).flatten(0, 1))  # each colour for itself
         convs.append(conv)
     return PeriodicPad(n // 2 - 1), convs
+
+
+def _channels(conv: nn.Conv2d, some: slice) -> nn.Conv2d:
+    "A convolution with some of its channels."
+    weight = conv.weight[some]
+    out = nn.Conv2d(conv.in_channels, len(weight), conv.kernel_size, conv.stride, conv.padding, bias=False).eval()
+    out.weight = nn.Parameter(weight)
+    return out
 
 
 def _side_by_side(convs: list[nn.Conv2d]) -> nn.Conv2d:

@@ -93,7 +93,7 @@ class FusedClassifier(DecomposedClassifier):
         heads: list[nn.Module | None],  # head_low, head_fused
         cuda_graphs: bool = True,  # on a GPU
     ):
-        super().__init__(decomposer, nets[0], heads[0], nets[1], heads[1], folded.norm_low, folded.norm_high, folded.image_size)
+        super().__init__(decomposer, nets[0], heads[0], nets[1], heads[1], folded.norm_low, folded.norm_high, folded.image_size, folded.joined)
         self.mean, self.cuda_graphs = folded.mean, cuda_graphs
         self._recorded, self._beside = {}, None
         self.eval().requires_grad_(False)

@@ -55,13 +55,14 @@ class DecomposedClassifier(nn.Module):
     def __init__(
         self,
         decomposer: nn.Module,  # image → `Decomposition`
-        low_net: nn.Module,  # low → f_L; without a high_net but with a `high`, both of them together → f_L
+        low_net: nn.Module,  # low → f_L; if `joined`, low and high together → f_L
         head_low: nn.Module,  # f_L → s_L
         high_net: nn.Module | None = None,  # high → f_H; None for one stream
         head_fused: nn.Module | None = None,  # concat(f_L, f_H) → s_c
         norm_low: nn.Module | None = None,  # before low_net
         norm_high: nn.Module | None = None,  # before high_net
         image_size: int | None = None,  # the only size (pixels) that the heads take; None if they take any
+        joined: bool = False,  # whether `high` goes into low_net beside `low`; high_net is None then
     ):
         super().__init__()
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
@@ -69,7 +70,7 @@ class DecomposedClassifier(nn.Module):
         self.norm_low, self.norm_high = norm_low or nn.Identity(), norm_high or nn.Identity()
         self.low_net, self.high_net = low_net, high_net
         self.head_low, self.head_fused = head_low, head_fused
-        self.image_size = image_size
+        self.image_size, self.joined = image_size, joined
 
     def decompose(
         self,
@@ -84,9 +85,9 @@ class DecomposedClassifier(nn.Module):
     ) -> Scores:
         "The scores of a decomposition."
         low = self.norm_low(d.low)
-        if self.high_net is None:
-            return self.score(self.low_net(low if d.high is None else torch.cat([low, self.norm_high(d.high)], 1)))
-        return self.score(self.low_net(low), self.high_net(self.norm_high(d.high)))
+        if self.joined:
+            return self.score(self.low_net(torch.cat([low, self.norm_high(d.high)], 1)))
+        return self.score(self.low_net(low), None if self.high_net is None else self.high_net(self.norm_high(d.high)))
 
     def score(
         self,
@@ -153,7 +154,7 @@ METHODS |= {
     "space-to-depth": Method("space to depth", SpaceToDepth, 0.5, 9, joined=True, **_own),
     "linear-2": Method("linear encoder, two levels", lambda: LinearEncoder(2, "haar", "luma", reach=2), 0.25, 15, joined=True, **_start),
     "dct": Method("block DCT", BlockDCT, 0.25, 15, joined=True, **_own),
-    "resizer": Method("learned resizer", LearnedResizer, 0.5, **_rival | dict(own_scale=True)),
+    "resizer": Method("learned resizer", LearnedResizer, 0.5, **_rival),
     "quarter": Method("standard network, a quarter of the resolution", lambda: Resize(0.25), 0.25, **_rival),
     "slim-half": Method("standard network, half the channels", Identity, 1, width=0.5, **_rival),
     "compound": Method("standard network, 0.7 of resolution and channels", lambda: Resize(0.7), 0.7, width=0.7, **_rival),
@@ -263,7 +264,8 @@ def build(
         if net is not None:
             init_(net, init)
     norm_high = norm(m.high_channels) if m.high_channels else None
-    return DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, image_size if flat else None)
+    only = image_size if flat else None
+    return DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, only, m.joined)
 
 
 def feature_shape(

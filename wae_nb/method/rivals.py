@@ -16,8 +16,16 @@ from .decomposers import pad_even, Resize
 from .wae import Decomposition
 
 # %% ../../nbs/lib/method/rivals.ipynb #443b11d5
+def _convolution(weight: Tensor, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(weight.shape[1], len(weight), weight.shape[-1], stride, bias=False)
+    conv.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    return conv
+
+
 class SpaceToDepth(nn.Module):
     "The pixels of each block of two by two as channels: `low` is the upper left one of each block, `high` the other three."
+
+    pad, stride = 0, 2
 
     def forward(
         self,
@@ -26,6 +34,10 @@ class SpaceToDepth(nn.Module):
         "Rearrange the image."
         x = pad_even(x)
         return Decomposition(x[..., ::2, ::2], torch.cat([x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]], 1))
+
+    def folded(self) -> nn.Conv2d:  # image → channels of low, then of high
+        "As one strided convolution."
+        return _convolution(torch.einsum("pij,oc->pocij", torch.eye(4).view(4, 2, 2), torch.eye(3)).flatten(0, 1), 2)
 
 # %% ../../nbs/lib/method/rivals.ipynb #dc31be02
 class BlockDCT(nn.Module):
@@ -36,6 +48,7 @@ class BlockDCT(nn.Module):
         kept: int = 15,  # frequencies of the brightness beside the mean, the lowest first, in [1, 15]
     ):
         super().__init__()
+        self.pad, self.stride = 0, 4
         if not 1 <= kept <= 15:
             raise ValueError(f"kept={kept!r}: a block of four by four has 15 frequencies beside its mean")
         k = torch.arange(4, dtype=torch.float64)
@@ -53,6 +66,10 @@ class BlockDCT(nn.Module):
         "Transform the image."
         y = F.conv2d(pad_even(x, 4), self.weight.to(x.dtype), stride=4)
         return Decomposition(y[:, :3], y[:, 3:])
+
+    def folded(self) -> nn.Conv2d:  # image → channels of low, then of high
+        "As one strided convolution."
+        return _convolution(self.weight, 4)
 
 # %% ../../nbs/lib/method/rivals.ipynb #fb674afa
 class LearnedResizer(nn.Module):
