@@ -68,6 +68,7 @@ class Experiment:
         workers: int = 0,  # loading processes
         kind: str = "faces",  # what the pictures show: "faces" or "photos"
         head: str = "",  # as in `build`
+        image_size: int = 0,  # of the crops, pixels; 0 for the profile's
     ):
         if kind not in PROFILES:
             raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(PROFILES)}")
@@ -77,6 +78,8 @@ class Experiment:
         self.head = head
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
+        if image_size:
+            self.size = replace(self.size, image_size=image_size)
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'KINDS', 'theme', 'plain', 'curves', 'confusion', 'confusions', 'speedup_by_batch', 'time_by_part',
-           'tradeoff', 'line_panels']
+           'tradeoff', 'intervals', 'line_panels']
 
 # %% ../../nbs/lib/lab/plots.ipynb #a6a1e88e
 from contextlib import contextmanager
@@ -232,6 +232,27 @@ def _name_points(ax: Axes, at: dict[str, tuple[float, float]], colours: dict[str
     adjust_text(texts, x, y, target_x=to_x, target_y=to_y, ax=ax, expand=(1.08, 1.4), force_static=(0.2, 0.4), iter_lim=600, **look)
     for text in texts:
         text.set_in_layout(False)
+
+# %% ../../nbs/lib/lab/plots.ipynb #7d24c8fc
+@theme()
+def intervals(
+    rows: dict[str, tuple[float, float, float]],  # what is compared → a difference and the ends of its interval
+    xlabel: str,
+    kinds: dict[str, str] | None = None,  # what is compared → a kind, as for `tradeoff`
+) -> Figure:
+    "Differences with their intervals, one below the other, beside a line at nothing; an open circle where the interval holds it."
+    fig, (ax,) = _panels(1, 1.2 + 0.34 * len(rows))
+    frame = pd.DataFrame([(plain(name), end) for name, ends in rows.items() for end in ends], columns=["row", "x"])
+    free = {k: COLOURS[i % len(COLOURS)] for i, k in enumerate(dict.fromkeys((kinds or {}).values()))} | KINDS
+    colours = {plain(n): free[kinds[n]] if kinds else COLOURS[0] for n in rows}
+    look = dict(estimator="median", errorbar=("pi", 100), capsize=0.25, linestyle="none", err_kws=dict(linewidth=1.5))
+    sns.pointplot(frame, x="x", y="row", hue="row", palette=colours, legend=False, ax=ax, **look)
+    for i, (middle, low, high) in enumerate(rows.values()):
+        if low <= 0 <= high:
+            ax.plot(middle, i, "o", ms=7, mfc="white", mec=list(colours.values())[i], zorder=5)
+    ax.axvline(0, color="grey", lw=1, zorder=0)
+    ax.set(xlabel=plain(xlabel), ylabel="")
+    return fig
 
 # %% ../../nbs/lib/lab/plots.ipynb #15c198c3
 @theme()

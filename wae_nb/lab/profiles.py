@@ -9,7 +9,7 @@ __all__ = ['PROFILES', 'Profile']
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..train.recipes import Recipe, paper_recipe, short_recipe
+from ..train.recipes import Recipe, paper_recipe, short_recipe, strong_recipe
 
 # %% ../../nbs/lib/lab/profiles.ipynb #b0544191
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ def _small(backbone: str, n: int) -> Recipe:
     return short_recipe("small", n, updates=3000, epochs=25, lr=5e-4, label_smoothing=0.1)
 
 
+def _strong(backbone: str, n: int) -> Recipe:
+    return strong_recipe("strong", n)
+
+
 def _paper(backbone: str, n: int) -> Recipe:
     return paper_recipe(backbone)
 
@@ -49,4 +53,5 @@ PROFILES = {
     "photos": {"demo": Profile(128, 0.25, _demo_photos), "small": Profile(224, 1.0, _small)},
 }
 for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
+    _profiles["strong"] = Profile(_profiles["demo"].image_size, 0.25, _strong)  # trained until nothing more comes, at a size that two cores can do
     _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}

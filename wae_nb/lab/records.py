@@ -61,7 +61,7 @@ def _tests(record: dict) -> list[dict]:
 def _flat(decisive: dict, before: str = "") -> dict:
     "A fingerprint's values, those of the recipe as `stage_recipe.lr` and so on; of the parents' the constants that still hold."
     own = {k: v for k, v in decisive.items() if not isinstance(v, dict) and k != "data"}
-    nested = {f"{k}.{n}": v for k, part in decisive.items() if isinstance(part, dict) and k != "parent" for n, v in _flat(part).items()}
+    nested = {f"{k}.{n}": v for k, part in decisive.items() if isinstance(part, dict) and k not in ("parent", "teacher") for n, v in _flat(part).items()}
     above = _flat(decisive["parent"]) if "parent" in decisive else {}
     return {k: above[k] for k in ("lam", "reduction", "pixel_scale") if k in above} | own | nested
 

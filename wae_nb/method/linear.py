@@ -7,6 +7,7 @@ __all__ = ['DETAILS', 'LUMA', 'LinearEncoder', 'LinearDecoder']
 
 # %% ../../nbs/lib/method/linear.ipynb #b00ad30a
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,13 @@ def _synthesis(dwt: DWT, y: Tensor, levels: int) -> Tensor:
     n = 4 ** (levels - 1)
     low, high = (y[:, :1], y[:, 1:]) if levels == 1 else (_synthesis(dwt, y[:, :n], levels - 1), F.pixel_shuffle(y[:, n:], 2 ** (levels - 1)))
     return dwt.inverse(Decomposition(low, high))
+
+
+@contextmanager
+def _by_numbers():
+    "Within: tensors have numbers, on the CPU, and gradients, whatever is set around."
+    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _kernel(transform: Callable[[Tensor], Tensor], channels: int, stride: int, reach: int) -> Tensor:
@@ -85,20 +93,20 @@ class LinearEncoder(nn.Module):
         if reach < 0 or 2 * reach % 2**levels:
             raise ValueError(f"reach={reach}: use a multiple of {2 ** (levels - 1)}, half the stride")
         self.levels, self.wavelet, self.details, self.stride = levels, wavelet, details, 2**levels
-        dwt = DWT(wavelet=wavelet)
-        bands = _kernel(lambda x: _analysis(dwt, x, levels), 1, self.stride, 4 * levels + 8)  # (4^levels, 1, K, K)
-        eye, luma = torch.eye(3, dtype=bands.dtype), torch.tensor([LUMA], dtype=bands.dtype)
-        low = torch.einsum("oc,bij->obcij", eye, bands[:1, 0]).flatten(0, 1)
-        colours = eye if details == "all" else luma
-        high = torch.einsum("oc,bij->bocij", colours, bands[1:, 0]).flatten(0, 1)  # as `DWT`: a band of all colours after the other
-        weight = F.pad(torch.cat([low, high]).float(), (reach,) * 4)
-        # every colour for itself: the same channels in the order of a grouped convolution
-        self.groups = 3 if details == "all" else 1
-        order = torch.arange(len(weight)).view(-1, self.groups).T.flatten()
-        self.register_buffer("order", order.argsort(), persistent=False)  # from the convolution's channels to low and high
-        if self.groups == 3:
-            weight = weight[order].view(3, -1, *weight.shape[1:]).diagonal(dim1=0, dim2=2).permute(3, 0, 1, 2).flatten(0, 1)[:, None]
-        self.weight = nn.Parameter(weight.contiguous())
+        self.groups = 3 if details == "all" else 1  # every colour for itself, or not
+        with _by_numbers():
+            dwt = DWT(wavelet=wavelet)
+            bands = _kernel(lambda x: _analysis(dwt, x, levels), 1, self.stride, 4 * levels + 8)  # (4^levels, 1, K, K)
+            eye, luma = torch.eye(3, dtype=bands.dtype), torch.tensor([LUMA], dtype=bands.dtype)
+            low = torch.einsum("oc,bij->obcij", eye, bands[:1, 0]).flatten(0, 1)
+            high = torch.einsum("oc,bij->bocij", eye if details == "all" else luma, bands[1:, 0]).flatten(0, 1)  # as `DWT`: band after band
+            weight = F.pad(torch.cat([low, high]).float(), (reach,) * 4)
+            order = torch.arange(len(weight)).view(-1, self.groups).T.flatten()  # of the grouped convolution's channels
+            if self.groups == 3:
+                weight = weight[order].view(3, -1, *weight.shape[1:]).diagonal(dim1=0, dim2=2).permute(3, 0, 1, 2).flatten(0, 1)[:, None]
+        here = torch.get_default_device()
+        self.register_buffer("order", order.argsort().to(here), persistent=False)  # from the convolution's channels to low and high
+        self.weight = nn.Parameter(weight.contiguous().to(here))
         self.mix = nn.ModuleList(nn.Conv2d(len(weight), len(weight), 1, groups=self.groups, bias=False) for _ in range(depth - 1))
         for m in self.mix:
             nn.init.dirac_(m.weight, self.groups)
@@ -147,12 +155,15 @@ class LinearDecoder(nn.Module):
         super().__init__()
         if encoder.details != "all":
             raise ValueError(f"details={encoder.details!r}: an image can't be had back without the details of its colours; use details='all'")
-        self.stride, dwt, levels = encoder.stride, DWT(wavelet=encoder.wavelet), encoder.levels
+        self.stride, levels = encoder.stride, encoder.levels
 
         def places(y):  # the pixels of a place as channels
             return F.pixel_unshuffle(_synthesis(dwt, y, levels), self.stride)
 
-        self.weight = nn.Parameter(_kernel(places, 4**levels, 1, 4 * levels + 8).float().repeat(3, 1, 1, 1))
+        with _by_numbers():
+            dwt = DWT(wavelet=encoder.wavelet)
+            weight = _kernel(places, 4**levels, 1, 4 * levels + 8).float().repeat(3, 1, 1, 1)
+        self.weight = nn.Parameter(weight.to(torch.get_default_device()))
         self.register_buffer("order", encoder.order.argsort(), persistent=False)
 
     def forward(
