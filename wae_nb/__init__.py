@@ -6,7 +6,7 @@ they are imported when they are first used. What else there is lies in the rooms
 Example:
 
 >>> import torch, wae_nb
->>> list(wae_nb.METHODS)
+>>> [name for name, method in wae_nb.METHODS.items() if method.paper]
 ['plain', 'half', 'three-quarters', 'cA', 'wavelet', 'decomposition', 'I_L', 'wae']
 >>> net = wae_nb.build("wae", "resnet18", num_classes=10, image_size=64, width=0.25)
 >>> scores = net(torch.rand(2, 3, 64, 64))

@@ -60,6 +60,11 @@ def _outside(used: Tensor, inner: slice, more: int) -> Tensor:
     return out
 
 # %% ../../nbs/lib/method/linear.ipynb #4c226b5c
+def _regroup(y: Tensor, groups: int, dim: int = 1) -> Tensor:
+    "Channels group after group as the first of each group, the second of each, and so on."
+    return y.unflatten(dim, (groups, -1)).transpose(dim, dim + 1).flatten(dim, dim + 1)
+
+
 DETAILS = ("all", "luma")
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
@@ -101,12 +106,9 @@ class LinearEncoder(nn.Module):
             low = torch.einsum("oc,bij->obcij", eye, bands[:1, 0]).flatten(0, 1)
             high = torch.einsum("oc,bij->bocij", eye if details == "all" else luma, bands[1:, 0]).flatten(0, 1)  # as `DWT`: band after band
             weight = F.pad(torch.cat([low, high]).float(), (reach,) * 4)
-            order = torch.arange(len(weight)).view(-1, self.groups).T.flatten()  # of the grouped convolution's channels
-            if self.groups == 3:
-                weight = weight[order].view(3, -1, *weight.shape[1:]).diagonal(dim1=0, dim2=2).permute(3, 0, 1, 2).flatten(0, 1)[:, None]
-        here = torch.get_default_device()
-        self.register_buffer("order", order.argsort().to(here), persistent=False)  # from the convolution's channels to low and high
-        self.weight = nn.Parameter(weight.contiguous().to(here))
+            if self.groups == 3:  # colour after colour, each with its own weights alone
+                weight = weight.unflatten(0, (-1, 3)).diagonal(dim1=1, dim2=2).permute(3, 0, 1, 2).flatten(0, 1)[:, None]
+        self.weight = nn.Parameter(weight.contiguous().to(torch.get_default_device()))
         self.mix = nn.ModuleList(nn.Conv2d(len(weight), len(weight), 1, groups=self.groups, bias=False) for _ in range(depth - 1))
         for m in self.mix:
             nn.init.dirac_(m.weight, self.groups)
@@ -125,10 +127,11 @@ class LinearEncoder(nn.Module):
         # the same sums with stride 1 over unshuffled pixels: the gradient of a wide strided convolution is slow
         s, w = self.stride, self.weight
         w = w.unflatten(3, (-1, s)).unflatten(2, (-1, s)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-        y = F.conv2d(F.pixel_unshuffle(x, s), w.to(x.dtype), groups=self.groups)
+        x = F.pixel_unshuffle(x, s).contiguous(memory_format=torch.channels_last)
+        y = F.conv2d(x, w.to(x.dtype), groups=self.groups)
         for m in self.mix:
             y = m(y)
-        y = y[:, self.order]
+        y = _regroup(y, self.groups)
         return Decomposition(y[:, :3], y[:, 3:])
 
     @torch.no_grad()
@@ -138,10 +141,9 @@ class LinearEncoder(nn.Module):
         if self.groups == 3:  # each colour's filters, with zeros for the others'
             w = torch.einsum("gbij,gc->gbcij", w[:, 0].unflatten(0, (3, -1)), torch.eye(3).to(w)).flatten(0, 1)
         for m in self.mix:
-            k = torch.block_diag(*m.weight[..., 0, 0].chunk(self.groups))
-            w = torch.einsum("oi,ixyz->oxyz", k, w)
+            w = torch.einsum("oi,ixyz->oxyz", torch.block_diag(*m.weight[..., 0, 0].chunk(self.groups)), w)
         conv = nn.Conv2d(3, len(w), w.shape[-1], self.stride, bias=False).to(w)
-        conv.weight = nn.Parameter(w[self.order].contiguous(), requires_grad=False)
+        conv.weight = nn.Parameter(_regroup(w, self.groups, 0).contiguous(), requires_grad=False)
         return conv
 
 # %% ../../nbs/lib/method/linear.ipynb #11d94e92
@@ -164,7 +166,6 @@ class LinearDecoder(nn.Module):
             dwt = DWT(wavelet=encoder.wavelet)
             weight = _kernel(places, 4**levels, 1, 4 * levels + 8).float().repeat(3, 1, 1, 1)
         self.weight = nn.Parameter(weight.to(torch.get_default_device()))
-        self.register_buffer("order", encoder.order.argsort(), persistent=False)
 
     def forward(
         self,
@@ -172,7 +173,8 @@ class LinearDecoder(nn.Module):
         size: tuple[int, int] | None = None,  # (H, W) of the original, to drop what was put beside it
     ) -> Tensor:  # image, (B, 3, H, W)
         "Put the image together."
-        y = torch.cat(d, 1)[:, self.order]
-        pad = self.weight.shape[-1] // 2
-        x = F.pixel_shuffle(F.conv2d(pad_periodic(y, pad, pad), self.weight.to(y.dtype), groups=3), self.stride)
+        y, pad = torch.cat(d, 1), self.weight.shape[-1] // 2
+        y = _regroup(y, y.shape[1] // 3)
+        y = F.pad(y, (pad,) * 4, mode="circular") if pad <= min(y.shape[-2:]) else pad_periodic(y, pad, pad)
+        x = F.pixel_shuffle(F.conv2d(y.contiguous(memory_format=torch.channels_last), self.weight.to(y.dtype), groups=3), self.stride)
         return x if size is None else x[..., : size[0], : size[1]]

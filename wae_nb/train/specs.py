@@ -121,7 +121,7 @@ class RunSpec:
         r, s = self.recipe, _plain_data(self.stage_recipe())
         out = dict(format=FORMAT, method=self.method, stage=self.stage, data=self.data, image_size=self.image_size, seed=self.seed, stage_recipe=s)
         if self.stage == STAGE_1 or self.joint:
-            out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale)
+            out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale) | (dict(energy=r.energy) if r.energy != "sub-image" else {})
         if self.stage != STAGE_1:
             out |= dict(backbone=self.backbone, width=self.width, init=r.init, dropout=r.dropout, terms=list(r.terms))
             out |= {} if r.sub_norm else dict(sub_norm=False)  # the usual case is as it was before there was a choice
