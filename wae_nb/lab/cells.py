@@ -14,6 +14,7 @@ from functools import cached_property
 import pandas as pd
 
 from .paper import DATA, TABLES, Row
+from .parameters import notebook_defaults
 from .profiles import PROFILES
 from .records import fingerprint_of, records
 from .tables import names_for, variances
@@ -51,7 +52,7 @@ class Collection:
         if not has_rule(of.method, self.backbone) or self.frame.empty:
             return []
         size = PROFILES[self.kind][self.profile]
-        recipe, shared = size.recipe(self.backbone, self.data["train"]), (of.stage, size.image_size, size.width, of.keep)
+        recipe, shared = size.recipe(self.backbone, self.data["train"]), (of.stage, size.image_size, size.width, of.keep, size.head)
         specs = [RunSpec(of.method, self.backbone, self.data["checksum"], recipe, seed, *shared) for seed in self.seeds]
         return [self.found[key] for spec in specs if (key := (kind, fingerprint_of(spec))) in self.found]
 
@@ -84,16 +85,18 @@ class Collection:
         root = real[0].root if real else self.data["name"]
         precisions = set(self.frame.loc[self.frame["kind"].eq("run"), "precision"])
         some = {"rows": ",".join(keys) if len(keys) < len(table.methods) else "", "parts": f"table{number}"}
+        usual = notebook_defaults(notebook or table.notebook)
         given = {
-            "profile": "" if self.profile == "demo" else self.profile,
-            "kind": "" if self.kind == table.kind else self.kind,
+            "profile": self.profile,
+            "kind": self.kind,
             "data_root": "" if root.startswith("demo-") else root,
-            "backbone": "" if self.backbone == table.backbone else self.backbone,
-            "seeds": "" if self.seeds in ([], [0]) else ",".join(str(s) for s in self.seeds),
+            "backbone": self.backbone,
+            "seeds": ",".join(str(s) for s in self.seeds or [0]),
             table.chosen_by: "" if notebook else some.get(table.chosen_by, ""),
-            "mixed_precision": "".join(precisions - {"no"}) if len(precisions) == 1 else "",
+            "mixed_precision": "".join(precisions) if len(precisions) == 1 else usual.get("mixed_precision", ""),
         }
-        run = " ".join([f"papermill nbs/{notebook or table.notebook}.ipynb out.ipynb", *(f"-p {k} {shlex.quote(v)}" for k, v in given.items() if v)])
+        given = {k: v for k, v in given.items() if k in usual and v != usual[k]}
+        run = " ".join([f"papermill nbs/{notebook or table.notebook}.ipynb out.ipynb", *(f"-p {k} {shlex.quote(v)}" for k, v in given.items())])
         return f"{real[0].prepare} && {run}" if real else run
 
     def cells(

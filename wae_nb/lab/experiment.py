@@ -67,7 +67,6 @@ class Experiment:
         mixed_precision: str = "no",  # "no", "fp16", "bf16" or "auto"
         workers: int = 0,  # loading processes
         kind: str = "faces",  # what the pictures show: "faces" or "photos"
-        head: str = "",  # as in `build`
         image_size: int = 0,  # of the crops, pixels; 0 for the profile's
     ):
         if kind not in PROFILES:
@@ -75,7 +74,6 @@ class Experiment:
         if profile not in PROFILES[kind]:
             raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES[kind])}")
         check_backbone(backbone)
-        self.head = head
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
         if image_size:
@@ -95,7 +93,7 @@ class Experiment:
     ) -> list[RunSpec]:  # one for each seed
         "A row of a table."
         recipe = replace(self.recipe, **changes)
-        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep, head=self.head)
+        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep, head=self.size.head)
         return [RunSpec(method, self.backbone, self.data.checksum, recipe, seed, **shared) for seed in self.seeds]
 
     def runs(

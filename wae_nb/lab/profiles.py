@@ -20,6 +20,7 @@ class Profile:
     width: float  # of the networks
     recipe: Callable[[str, int], Recipe]  # called with the backbone's name and the number of training images
     demo_shape: tuple[int, int] | None = None  # classes and pictures of each, of the demo set; None for all
+    head: str = ""  # as in `build`
 
 
 def _demo(backbone: str, n: int) -> Recipe:
@@ -31,11 +32,15 @@ def _demo_photos(backbone: str, n: int) -> Recipe:
 
 
 def _small(backbone: str, n: int) -> Recipe:
-    return short_recipe("small", n, updates=3000, epochs=25, lr=5e-4, label_smoothing=0.1)
+    return strong_recipe("small", n, updates=3000, epochs=25, lr=1e-3)
 
 
-def _strong(backbone: str, n: int) -> Recipe:
+def _strong_photos(backbone: str, n: int) -> Recipe:
     return strong_recipe("strong", n)
+
+
+def _strong_faces(backbone: str, n: int) -> Recipe:
+    return strong_recipe("strong", n, updates=500, batch_size=32, crop_area=None)
 
 
 def _paper(backbone: str, n: int) -> Recipe:
@@ -49,9 +54,8 @@ def _smoke(backbone: str, n: int) -> Recipe:
 
 # what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
 PROFILES = {
-    "faces": {"demo": Profile(64, 0.25, _demo), "small": Profile(128, 1.0, _small)},
-    "photos": {"demo": Profile(128, 0.25, _demo_photos), "small": Profile(224, 1.0, _small)},
+    "faces": {"demo": Profile(64, 0.25, _demo), "strong": Profile(64, 0.25, _strong_faces, head="pooled"), "small": Profile(128, 1.0, _small)},
+    "photos": {"demo": Profile(128, 0.25, _demo_photos), "strong": Profile(128, 0.25, _strong_photos, head="pooled"), "small": Profile(224, 1.0, _small)},
 }
 for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
-    _profiles["strong"] = Profile(_profiles["demo"].image_size, 0.25, _strong)  # trained until nothing more comes, at a size that two cores can do
     _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}

@@ -161,7 +161,7 @@ def strong_recipe(
     updates: int = 1000,  # of the weights in stage 2, at least
     lr: float = 4e-3,  # peak of stage 2
     batch_size: int = 64,  # of stages 2 and 3; stage 1 takes 16
-    crop_area: tuple[float, float] = (0.35, 1.0),  # of the image's
+    crop_area: tuple[float, float] | None = (0.35, 1.0),  # of the image's; None for the paper's patches of one size, where what is to be seen fills the image
     share: float = 0.25,  # of stage 2's epochs that stages 1 and 3 take
 ) -> Recipe:
     "A strong recipe for small data: `short_recipe` with resized crops, smoothed labels and a larger decay, of weights alone."

@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 
-from ..method.backbones import check_backbone
+from ..method.backbones import check_backbone, family
 from ..method.classifier import METHODS, check_image_size, check_method
 from ..prune.pruners import PRUNERS, STRUCTURES, check_rule
 from ..prune.surgery import check_keep
@@ -68,6 +68,8 @@ class RunSpec:
         else:
             check_backbone(self.backbone)
             check_rule(self.method, self.backbone)
+            if not family(self.backbone).flat_head:  # it has that head anyway
+                object.__setattr__(self, "head", "")
 
     @property
     def pruned(self) -> bool:
