@@ -20,5 +20,6 @@ setup(
     author=s["author"],
     python_requires=f">={s['min_python']}",
     install_requires=s["requirements"].split(),
+    package_data={"wae_nb.method": ["pretrained/*.safetensors"]},
     extras_require=extras | {"dev": sum(extras.values(), s["dev_requirements"].split())},
 )

@@ -104,6 +104,9 @@ def test_the_start_is_the_teachers_weights(data, tmp_path, monkeypatch):
         own = {k for k, v in teacher.items() if k.startswith(("low_net", "head_low")) and (begun[k].shape != v.shape or not torch.equal(begun[k], v))}
         assert {k for k in own if not k.endswith(("running_mean", "running_var", "num_batches_tracked"))} == differs
         assert any(k.endswith("running_mean") for k in own)
+        if differs:  # the details count nothing at first
+            first = begun["low_net.0.weight"]
+            assert torch.equal(first[:, :3], teacher["low_net.0.weight"]) and not first[:, 3:].any() and first.shape[1] == 12
 
 
 def test_auto_is_bf16_where_it_is_fast(monkeypatch):

@@ -6,6 +6,7 @@
 __all__ = ['ACTIVATIONS', 'Decomposition', 'xavier_', 'Encoder', 'Decoder', 'WAE']
 
 # %% ../../nbs/lib/method/wae.ipynb #776b1776
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import nn, Tensor
@@ -125,6 +126,21 @@ class WAE(nn.Module):
         super().__init__()
         self.encoder = Encoder(channels, sub_channels, activation)
         self.decoder = Decoder(channels, sub_channels, activation)
+
+    @classmethod
+    def pretrained(cls) -> "WAE":  # in evaluation mode
+        """The one that comes with the package, trained on photographs (data_prep/pretrained.py): for pixels in [0, 1] less ImageNet's mean colour.
+
+        >>> import wae_nb
+        >>> wae = wae_nb.WAE.pretrained()
+        >>> sum(p.numel() for p in wae.parameters())
+        17857
+        """
+        from safetensors.torch import load_file
+
+        wae = cls()
+        wae.load_state_dict(load_file(Path(__file__).parent / "pretrained/wae.safetensors"))
+        return wae.eval()
 
     def forward(
         self,

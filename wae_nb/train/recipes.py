@@ -72,7 +72,7 @@ class Distill:
 
     alpha: float = 0.9  # share of the teacher's answers in the loss, in [0, 1]; the rest is the labels'
     temperature: float = 2.0  # T, > 0
-    start: bool = False  # whether the network on `low` starts from the teacher's weights, where their shapes are the same
+    start: bool = False  # whether the network on `low` starts from the teacher's weights, where their shapes are the same; details count nothing at first
 
     def __post_init__(self):
         if not (0 <= self.alpha <= 1 and self.temperature > 0):

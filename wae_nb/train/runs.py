@@ -103,10 +103,15 @@ def finished_run(spec: RunSpec, runs_dir: Path) -> Run | None:
 
 
 def _start_from(net: nn.Module, trained: nn.Module, data: Dataset, image_size: int) -> None:
-    "Take over a trained network's weights where their shapes are the same, and estimate the batch norms anew."
-    state, own = trained.state_dict(), net.state_dict()
-    same = {k: v for k, v in state.items() if k.startswith(("low_net", "head_low")) and k in own and own[k].shape == v.shape}
-    net.load_state_dict(same, strict=False)
+    "Take over a trained network's weights where their shapes are the same, and estimate the batch norms anew; inputs of its own count nothing at first."
+    own = net.state_dict()
+    for k, v in trained.state_dict().items():
+        if not k.startswith(("low_net", "head_low")) or k not in own:
+            continue
+        if own[k].shape == v.shape:
+            own[k].copy_(v)
+        elif v.ndim == 4 and own[k].shape[:1] + own[k].shape[2:] == v.shape[:1] + v.shape[2:] and own[k].shape[1] > v.shape[1]:
+            own[k].zero_()[:, : v.shape[1]] = v
     at = data.indices("train")
     some = at[np.linspace(0, len(at) - 1, min(len(at), 1024)).astype(int)]
     update_bn((crop(torch.from_numpy(data.read(part)), image_size) for part in np.array_split(some, -(-len(some) // 128))), net)
