@@ -19,7 +19,7 @@ from torch import nn, Tensor
 from .backbones import family, features, flat_head, init_, pooled_head, slim
 from .decomposers import DWT, Identity, LowOnly, Resize
 from .linear import LinearDecoder, LinearEncoder
-from .rivals import BlockDCT, LearnedResizer, SpaceToDepth
+from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
 from .wae import Decomposition, Encoder
 
 # %% ../../nbs/lib/method/classifier.ipynb #8c0542b8
@@ -155,6 +155,7 @@ METHODS |= {
     "linear-2": Method("linear encoder, two levels", lambda: LinearEncoder(2, "haar", "luma", reach=2), 0.25, 15, joined=True, **_start),
     "dct": Method("block DCT", BlockDCT, 0.25, 15, joined=True, **_own),
     "resizer": Method("learned resizer", LearnedResizer, 0.5, **_rival),
+    "enlarged": Method("half resolution, enlarged again", Enlarged, 1, **_rival),
     "quarter": Method("standard network, a quarter of the resolution", lambda: Resize(0.25), 0.25, **_rival),
     "slim-half": Method("standard network, half the channels", Identity, 1, width=0.5, **_rival),
     "compound": Method("standard network, 0.7 of resolution and channels", lambda: Resize(0.7), 0.7, width=0.7, **_rival),
