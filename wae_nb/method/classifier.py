@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 
-from .backbones import family, features, flat_head, init_, pooled_head, slim
+from .backbones import family, features, flat_head, init_, pooled_head, slim, without_first_halving
 from .decomposers import DWT, Identity, LowOnly, Resize
 from .linear import LinearDecoder, LinearEncoder
 from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
@@ -126,6 +126,7 @@ class Method:
     compare: bool = False  # whether it is a row of its own beside the paper's in Table 6, in the timing and in the front of accuracy against speed
     joined: bool = False  # whether `high` goes into the first layer of the one network, beside `low`, and not into a network of its own
     width: float = 1.0  # of the network, beside `build`'s
+    halved: bool = False  # whether the decomposer's halving stands for the network's own first one, which is left out
     decoder: Callable[[nn.Module], nn.Module] | None = None  # decomposer → what inverts it, where plain training has the joint loss (Eq. 9)
     rate: float = 1.0  # share of the learning rate by which the decomposer moves; less for one that starts as what it should be near
     paper: bool = True  # whether the paper has it
@@ -149,6 +150,7 @@ METHODS |= {
     "linear": Method("linear encoder", LinearEncoder, 0.5, 9, decoder=LinearDecoder, **_start),
     "linear-in": Method("linear encoder, details in the first layer", LinearEncoder, 0.5, 9, joined=True, decoder=LinearDecoder, **_start),
     "linear-luma": Method("linear encoder, luma details in the first layer", lambda: LinearEncoder(details="luma"), 0.5, 3, joined=True, **_start),
+    "linear-stem": Method("linear encoder for the first halving, 0.54 of the channels", LinearEncoder, 0.5, 9, joined=True, halved=True, width=0.54, **_start),
     "wavelet-in": Method("Wavelet, details in the first layer", DWT, 0.5, 9, joined=True, **_own),
     "haar": Method("Haar+CNN", lambda: DWT(wavelet="haar"), 0.5, 9, **_own),
     "space-to-depth": Method("space to depth", SpaceToDepth, 0.5, 9, joined=True, **_own),
@@ -241,7 +243,7 @@ def build(
     size, flat, width = math.ceil(image_size * m.scale), kin.flat_head and not head, width * m.width
     joined, apart = (m.high_channels, 0) if m.joined else (0, m.high_channels)
 
-    low_net = features(backbone)
+    low_net = without_first_halving(features(backbone)) if m.halved else features(backbone)
     if width != 1 or joined:
         low_net = slim(low_net, 1 / width, in_channels=3 + joined)
     high_net = slim(low_net, 4, high_floor, apart) if apart else None
