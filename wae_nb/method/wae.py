@@ -134,7 +134,7 @@ class WAE(nn.Module):
         >>> import wae_nb
         >>> wae = wae_nb.WAE.pretrained()
         >>> sum(p.numel() for p in wae.parameters())
-        17857
+        17676
         """
         from safetensors.torch import load_file
 
