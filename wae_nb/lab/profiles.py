@@ -40,7 +40,7 @@ def _strong_photos(backbone: str, n: int) -> Recipe:
 
 
 def _strong_faces(backbone: str, n: int) -> Recipe:
-    return strong_recipe("strong", n, updates=500, batch_size=32, crop_area=None)
+    return strong_recipe("strong", n, updates=550, batch_size=32, crop_area=None, share=0.5)
 
 
 def _paper(backbone: str, n: int) -> Recipe:
