@@ -34,6 +34,8 @@ TITLES = {
     "snr": "Signal-to-noise ratio of the sub-images",
     "curves": "Training curves",
     "confusions": "Confusion matrices",
+    "ideas-detail": "What details are worth, and what the work on a larger image is worth",
+    "ideas-sizes": "Taught rows against taught half resolution, by the size of the image",
     "summary": "How many cells are measured",
     "missing": "What is missing, and what fills it",
 }
