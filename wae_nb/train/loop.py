@@ -133,11 +133,11 @@ class _Training:
         losses = torch.empty(len(self.batches), device=acc.device)  # one block, not a scalar a batch
         for i, (images, labels, index) in enumerate(self.batches):
             with acc.accumulate(self.task):
-                x, t = crop(images, self.image_size, offsets[index]), None
+                given = [crop(images, self.image_size, offsets[index]), labels]
                 if self.teacher:
-                    t = self.teacher.answers(x) if answers is None else answers[index]
+                    given.append(self.teacher.answers(given[0]) if answers is None else answers[index])
                 with acc.autocast():
-                    loss = self.task(x, labels, t)
+                    loss = self.task(*given)
                 acc.backward(loss)
                 if acc.sync_gradients and stage.clip:
                     acc.clip_grad_norm_(self.raw.parameters(), stage.clip)
