@@ -174,7 +174,7 @@ def start(
     given = check_parameters(namespace.get("In", []), namespace)
     if os.environ.get("IN_TEST"):
         folder = tempfile.mkdtemp()
-        smoke = dict(profile="smoke", runs_dir=folder, figures_dir=folder) | smoke
+        smoke = dict(profile="smoke", runs_dir=folder, figures_dir=folder, mixed_precision="no") | smoke
         given |= {k: v for k, v in smoke.items() if k in given}
     namespace.update(given)
     try:

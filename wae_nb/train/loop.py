@@ -148,7 +148,7 @@ class _Training:
             losses[i] = loss.detach()
             bar.update()
             bar.set_postfix_str(f"epoch {epoch}/{stage.epochs}", refresh=False)
-        mean = float(acc.reduce(losses.mean(), "mean"))
+        mean = float(acc.reduce(losses[: i + 1].mean(), "mean"))
         if not math.isfinite(mean):
             raise Diverged(f"{self.title}: the training loss is {mean} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
         return mean
