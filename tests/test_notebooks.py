@@ -80,8 +80,7 @@ def test_parameters_are_checked_by_their_annotations(path):
 
 def test_table_6_on_a_folder_and_again(people, tmp_path):
     """From another working folder, on grey pictures of odd sizes; the second time everything is found."""
-    folders = dict(runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures")
-    shared = dict(profile="smoke", backbone="resnet18", data_root=people, seeds="0,1", mixed_precision="no") | folders
+    shared = dict(profile="smoke", backbone="resnet18", data_root=people, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", seeds="0,1")
     first = run_notebook("05_cacd", tmp_path / "a.ipynb", tmp_path, **shared)
     assert first.returncode == 0, first.stderr[-2000:]
     second = run_notebook("05_cacd", tmp_path / "b.ipynb", tmp_path, **shared)

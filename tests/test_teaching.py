@@ -14,7 +14,7 @@ from wae_nb.train import loop
 from wae_nb.train.engine import Engine
 from wae_nb.train.recipes import Distill, strong_recipe
 from wae_nb.train.runs import finished_run, get_or_train, network_of
-from wae_nb.train.specs import RunSpec
+from wae_nb.train.specs import STAGE_2, RunSpec
 from wae_nb.train.tasks import ClassifyTask, JointTask
 
 RECIPE = strong_recipe("test", 64, epochs=2, updates=2, batch_size=16)
@@ -34,7 +34,7 @@ def engine(**kw):
 
 
 def test_the_teacher_answers_for_the_very_crops(data, tmp_path, monkeypatch):
-    """In every step the network's images, given to the teacher, have the answers that the loss is computed with; another seed has other crops."""
+    """In every step the network's images, given to the teacher, have the answers that the loss is computed with."""
     seen = []
     forward = ClassifyTask.forward
 
@@ -94,8 +94,11 @@ def test_the_start_is_the_teachers_weights(data, tmp_path, monkeypatch):
         begun.update({k: v.clone() for k, v in task.model.state_dict().items()})
         raise KeyboardInterrupt
 
-    for method, differs in (("half", set()), ("linear-in", {"low_net.0.weight"})):
+    for method, differs in (("half", set()), ("linear-in", {"low_net.0.weight"}), ("wae", set())):  # the last in stage 2
         s = spec(data, method, distill=Distill(start=True))
+        if method == "wae":
+            s = replace(s, stage=STAGE_2)
+            get_or_train(s.parent, data, engine(), tmp_path)
         teacher = get_or_train(s.teacher, data, engine(), tmp_path).model.state_dict()
         with monkeypatch.context() as m:
             m.setattr("wae_nb.train.runs.fit", stop)

@@ -106,7 +106,8 @@ def crop_boxes(
         now = torch.stack([(pixels / ratio).sqrt(), (pixels * ratio).sqrt()]).round().long()
         new = ~fits & ((now > 0) & (now <= side)).all(0)
         h, w, fits = torch.where(new, now[0], h), torch.where(new, now[1], w), fits | new
-    top, left = ((torch.rand(n, generator=g) * (side - length + 1)).long() for length in (h, w))
+    free = side - h, side - w
+    top, left = ((torch.rand(n, generator=g) * (room + 1)).long().minimum(room) for room in free)  # the product may be rounded up
     return torch.stack([top, left, h, w, torch.randint(2, (n,), generator=g)], 1)
 
 

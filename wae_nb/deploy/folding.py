@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .graphs import Leaf, agree, called_once, changed, drop_node
 from ..method.classifier import DecomposedClassifier, Scale
-from ..method.decomposers import DWT, LowOnly, pad_even, pad_periodic
+from ..method.decomposers import LowOnly, pad_even, pad_periodic
 from ..method.wae import Decomposition, Encoder
 
 # %% ../../nbs/lib/deploy/folding.ipynb #6eb849ba
@@ -64,18 +64,11 @@ def _as_convolutions(decomposer: nn.Module) -> tuple[nn.Module, list[nn.Conv2d]]
         return decomposer.body, [decomposer.low, decomposer.high]
     if isinstance(decomposer, LowOnly):
         return decomposer.encoder.body, [decomposer.encoder.low]
-    if hasattr(decomposer, "folded"):  # a linear one, which says what it is as one convolution
-        conv = decomposer.folded()
-        return PeriodicPad(decomposer.pad, decomposer.stride), [_channels(conv, slice(3)), _channels(conv, slice(3, None))]
-    if not isinstance(decomposer, DWT):
+    if not hasattr(decomposer, "folded"):
         return None
-    bands, convs = decomposer.analysis[:, 0], []
-    n = bands.shape[-1]
-    for some in (bands[:1], bands[1:]) if decomposer.details else (bands[:1],):
-        conv = nn.Conv2d(3, 3 * len(some), n, 2, bias=False).eval()
-        conv.weight = nn.Parameter(torch.einsum("bij,oc->bocij", some, torch.eye(3).to(some)).flatten(0, 1))  # each colour for itself
-        convs.append(conv)
-    return PeriodicPad(n // 2 - 1), convs
+    conv = decomposer.folded()  # a linear one says what it is as one convolution
+    parts = [slice(3), slice(3, None)] if conv.out_channels > 3 else [slice(3)]
+    return PeriodicPad(decomposer.pad, decomposer.stride), [_channels(conv, part) for part in parts]
 
 
 def _channels(conv: nn.Conv2d, some: slice) -> nn.Conv2d:

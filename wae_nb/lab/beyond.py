@@ -6,6 +6,7 @@
 __all__ = ['WAYS', 'WHOLE', 'BAR', 'Way', 'ways_of', 'title_of', 'paired', 'ideas_table', 'by_group', 'in_short']
 
 # %% ../../nbs/lib/lab/beyond.ipynb #16b8f3c9
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,9 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .profiles import PROFILES
+from .records import fingerprint_of
 from .statistics import accuracy_difference, mean_and_spread, verdict
 from ..method.classifier import METHODS
 from ..train.recipes import Distill, Recipe
+from ..train.specs import RunSpec
 
 # %% ../../nbs/lib/lab/beyond.ipynb #55ec678d
 class Way(NamedTuple):
@@ -23,7 +27,6 @@ class Way(NamedTuple):
 
     title: str
     changes: Callable[[Recipe], dict]  # of the recipe
-    is_: Callable[[pd.Series], bool]  # whether a row of `records` was trained so
 
 
 def _longer(r: Recipe) -> Recipe:
@@ -31,28 +34,32 @@ def _longer(r: Recipe) -> Recipe:
 
 
 WAYS = {
-    "labels": Way("by labels", lambda r: {}, lambda row: pd.isna(row.get("distill.alpha")) and not row["longer"]),
-    "taught": Way("taught", lambda r: dict(distill=Distill()), lambda row: row.get("distill.start") is False),
-    "warm": Way("taught, from the teacher's weights", lambda r: dict(distill=Distill(start=True)), lambda row: row.get("distill.start") is True),
-    "longer": Way("by labels, as long as three stages", lambda r: dict(classify=_longer(r)), lambda row: pd.isna(row.get("distill.alpha")) and row["longer"]),
+    "labels": Way("by labels", lambda r: {}),
+    "taught": Way("taught", lambda r: dict(distill=Distill())),
+    "warm": Way("taught, from the teacher's weights", lambda r: dict(distill=Distill(start=True))),
+    "longer": Way("by labels, as long as three stages", lambda r: dict(classify=_longer(r))),
 }
 
 
 def ways_of(
-    frame: pd.DataFrame,  # of `records`, networks of one data set, size and backbone
+    frame: pd.DataFrame,  # of `records`, of one data set
+    profile: str,  # as in `PROFILES["photos"]`
+    backbone: str,  # as in `backbone_names()`
+    image_size: int,  # of the crops, pixels
 ) -> dict[tuple[str, str], list[dict]]:  # method and way → records, one for each seed, in the order of `METHODS`
-    "What was trained how; of the paper's three stages the last alone counts."
-    runs = frame[frame["kind"].eq("run") & frame["method"].isin(list(METHODS)) & frame["stage"].ne(1)]
-    last = {name: (m.stages or (0,))[-1] for name, m in METHODS.items()}
-    runs = runs[runs["stage"].eq(runs["method"].map(last))]
-    usual = runs.groupby("method")["epochs"].transform("min")
-    runs = runs.assign(longer=runs["stage"].eq(0) & runs["epochs"].gt(usual))
-    out = {}
-    for _, row in runs.sort_values("seed").iterrows():
-        way = next(name for name, w in WAYS.items() if w.is_(row))
-        out.setdefault((row["method"], way), []).append(row["record"])
-    order = list(METHODS)
-    return dict(sorted(out.items(), key=lambda item: (order.index(item[0][0]), list(WAYS).index(item[0][1]))))
+    "What was trained how, each run found by its spec: a run by another recipe is not among them."
+    runs = frame[frame["kind"].eq("run")]
+    if runs.empty:
+        return {}
+    size, known, data = PROFILES["photos"][profile], dict(zip(runs["fingerprint"], runs["record"])), runs["record"].iloc[0]["data"]
+    recipe, out = size.recipe(backbone, data["train"]), {}
+    for method, way in itertools.product(METHODS, WAYS):
+        trained = replace(recipe, **WAYS[way].changes(recipe))
+        seeds, shared = sorted(map(int, runs["seed"].unique())), dict(image_size=image_size, width=size.width, head=size.head)
+        specs = [RunSpec(method, backbone, data["checksum"], trained, seed, **shared) for seed in seeds]
+        if there := [known[f] for f in map(fingerprint_of, specs) if f in known]:
+            out[method, way] = there
+    return out
 
 
 def title_of(

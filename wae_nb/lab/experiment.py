@@ -21,6 +21,7 @@ from .parameters import check_parameters, numbers
 from .profiles import PROFILES
 from .tables import caption, make_table, timing_record
 from ..method.backbones import check_backbone
+from ..method.classifier import check_image_size
 from ..train.engine import Engine
 from ..train.noise import evaluate_noise
 from ..train.records import precision_of, project_root
@@ -77,6 +78,7 @@ class Experiment:
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
         if image_size:
+            check_image_size(image_size)
             self.size = replace(self.size, image_size=image_size)
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
@@ -174,7 +176,7 @@ def start(
     given = check_parameters(namespace.get("In", []), namespace)
     if os.environ.get("IN_TEST"):
         folder = tempfile.mkdtemp()
-        smoke = dict(profile="smoke", runs_dir=folder, figures_dir=folder, mixed_precision="no") | smoke
+        smoke = dict(profile="smoke", runs_dir=folder, figures_dir=folder) | smoke
         given |= {k: v for k, v in smoke.items() if k in given}
     namespace.update(given)
     try:

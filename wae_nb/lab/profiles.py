@@ -32,7 +32,11 @@ def _demo_photos(backbone: str, n: int) -> Recipe:
 
 
 def _small(backbone: str, n: int) -> Recipe:
-    return strong_recipe("small", n, updates=3000, epochs=25, lr=1e-3)
+    return strong_recipe("small", n, updates=3000, epochs=25, lr=5e-4)
+
+
+def _small_faces(backbone: str, n: int) -> Recipe:
+    return strong_recipe("small", n, updates=3000, epochs=25, lr=5e-4, crop_area=None)
 
 
 def _strong_photos(backbone: str, n: int) -> Recipe:
@@ -54,7 +58,7 @@ def _smoke(backbone: str, n: int) -> Recipe:
 
 # what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
 PROFILES = {
-    "faces": {"demo": Profile(64, 0.25, _demo), "strong": Profile(64, 0.25, _strong_faces, head="pooled"), "small": Profile(128, 1.0, _small)},
+    "faces": {"demo": Profile(64, 0.25, _demo), "strong": Profile(64, 0.25, _strong_faces, head="pooled"), "small": Profile(128, 1.0, _small_faces)},
     "photos": {"demo": Profile(128, 0.25, _demo_photos), "strong": Profile(128, 0.25, _strong_photos, head="pooled"), "small": Profile(224, 1.0, _small)},
 }
 for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?

@@ -100,6 +100,7 @@ class DWT(nn.Module):
         # float64 whatever the module is cast to: they are cast to the image's dtype as they are used
         self.analysis = _taps((w.dec_lo[::-1], w.dec_hi[::-1]))  # a convolution layer correlates: reverse
         self.synthesis = _taps((w.rec_lo[::-1], w.rec_hi[::-1]))
+        self.stride, self.pad = 2, self.analysis.shape[-1] // 2 - 1  # pad: pixels that are read beyond each border
 
     def forward(
         self,
@@ -108,12 +109,18 @@ class DWT(nn.Module):
         "One level of the transform."
         B, C = x.shape[:2]
         x = pad_even(x)
-        n = self.analysis.shape[-1]
-        x = pad_periodic(x.reshape(-1, 1, *x.shape[-2:]), n // 2 - 1, n // 2 - 1)
+        x = pad_periodic(x.reshape(-1, 1, *x.shape[-2:]), self.pad, self.pad)
         bands = self.analysis if self.details else self.analysis[:1]
         y = F.conv2d(x, bands.to(x), stride=2)
         y = y.reshape(B, C, *y.shape[1:]).transpose(1, 2)  # (B, 4, C, h, w)
         return Decomposition(y[:, 0], y[:, 1:].flatten(1, 2) if self.details else None)
+
+    def folded(self) -> nn.Conv2d:  # image, padded by `pad` → channels of low, then of high
+        "As one strided convolution, each colour for itself."
+        bands = self.analysis[:, 0] if self.details else self.analysis[:1, 0]
+        conv = nn.Conv2d(3, 3 * len(bands), bands.shape[-1], self.stride, bias=False)
+        conv.weight = nn.Parameter(torch.einsum("bij,oc->bocij", bands, torch.eye(3).to(bands)).flatten(0, 1), requires_grad=False)
+        return conv
 
     def inverse(
         self,

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 
 from .decomposers import pad_even, Resize
+from .linear import LUMA
 from .wae import Decomposition
 
 # %% ../../nbs/lib/method/rivals.ipynb #443b11d5
@@ -70,7 +71,7 @@ class BlockDCT(nn.Module):
         dct = torch.cos(math.pi / 4 * (k[None] + 0.5) * k[:, None]) * torch.where(k == 0, 0.5, math.sqrt(0.5))[:, None]
         places = sorted(((i, j) for i in range(4) for j in range(4)), key=lambda p: (sum(p), p))[: kept + 1]
         blocks = torch.stack([torch.outer(dct[i], dct[j]) for i, j in places])
-        luma = torch.tensor((0.299, 0.587, 0.114), dtype=torch.float64)
+        luma = torch.tensor(LUMA, dtype=torch.float64)
         low = torch.einsum("oc,ij->ocij", torch.eye(3, dtype=torch.float64), blocks[0])
         self.register_buffer("weight", torch.cat([low, torch.einsum("c,bij->bcij", luma, blocks[1:])]).float(), persistent=False)
 

@@ -9,6 +9,7 @@ __all__ = ['evaluate', 'Diverged', 'fit']
 import json
 import math
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,21 +20,18 @@ from ..data.batches import add_noise, crop, crop_boxes, crop_offsets, loader, st
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
 from .checkpoints import checkpoints, save_checkpoint, save_weights, write_metrics
-from .engine import Engine, deterministic
+from .engine import Engine, deterministic, written_gradients
 from .recipes import StageRecipe
 from .tasks import Task
 from .teacher import Teacher
 
 # %% ../../nbs/lib/train/loop.ipynb #e06f9458
 def _optimizer(task: nn.Module, s: StageRecipe):
-    params = [p for p in task.parameters() if p.requires_grad]
-    slow = {id(p) for m in task.slow for p in m.parameters()} if task.rate != 1 else set()
-    if slow or not s.decay_norms:  # biases and what norms scale by are vectors
-        usual = [p for p in params if id(p) not in slow]
-        decays = [p for p in usual if s.decay_norms or p.ndim > 1]
-        params = [dict(params=decays), dict(params=[p for p in usual if not s.decay_norms and p.ndim <= 1], weight_decay=0.0)]
-        params += [dict(params=[p for p in task.parameters() if p.requires_grad and id(p) in slow], lr=s.lr * task.rate, weight_decay=0.0)]
-        params = [g for g in params if g["params"]]
+    slow, groups = {id(p) for m in task.slow for p in m.parameters()} if task.rate != 1 else set(), {}
+    for p in filter(lambda p: p.requires_grad, task.parameters()):
+        decays = id(p) not in slow and (s.decay_norms or p.ndim > 1)  # biases and what norms scale by are vectors
+        groups.setdefault((s.lr * task.rate if id(p) in slow else s.lr, s.weight_decay if decays else 0.0), []).append(p)
+    params = [dict(params=ps, lr=lr, weight_decay=decay) for (lr, decay), ps in groups.items()]
     if s.optimizer == "sgd":
         return torch.optim.SGD(params, s.lr, s.momentum, weight_decay=s.weight_decay)
     return torch.optim.AdamW(params, s.lr, weight_decay=s.weight_decay)
@@ -148,7 +146,7 @@ class _Training:
             losses[i] = loss.detach()
             bar.update()
             bar.set_postfix_str(f"epoch {epoch}/{stage.epochs}", refresh=False)
-        mean = float(acc.reduce(losses[: i + 1].mean(), "mean"))
+        mean = float(acc.reduce(losses.mean(), "mean"))
         if not math.isfinite(mean):
             raise Diverged(f"{self.title}: the training loss is {mean} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
         return mean
@@ -216,7 +214,8 @@ def fit(
     t = _Training(task, data, stage, image_size, Path(folder), seed, engine, title, teacher)
     t.start(keep_start)
     batches, shown = len(t.batches), engine.progress and t.acc.is_main_process
-    with progress_bar(total=stage.epochs * batches, initial=t.progress["epoch"] * batches, desc=title, disable=not shown) as bar:
+    bar = progress_bar(total=stage.epochs * batches, initial=t.progress["epoch"] * batches, desc=title, disable=not shown)
+    with bar, written_gradients(task) if t.acc.device.type == "cpu" else nullcontext():
         while not t.over:
             t.epoch(bar)
     t.acc.wait_for_everyone()

@@ -126,16 +126,17 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
         return WAETask(net, torch.tensor(IMAGENET_MEAN).view(3, 1, 1), r)
     if spec.pruned:
         net.load_state_dict(finished_run(spec.parent, runs_dir).model.state_dict())
-    if spec.teacher and r.distill.start and not spec.parent:
+    if spec.stage == STAGE_2:
+        METHODS[spec.method].encoder(net.decomposer).load_state_dict(finished_run(spec.parent, runs_dir).model.encoder.state_dict())
+    if spec.teacher and r.distill.start and spec.stage != STAGE_3 and not spec.pruned:  # those start from networks of their own
         _start_from(net, finished_run(spec.teacher, runs_dir).model, data, spec.image_size)
     if spec.stage == PLAIN and spec.joint:
         return JointTask(net, METHODS[spec.method].decoder(net.decomposer), r, s, spec.rate)
     if spec.stage == PLAIN:
         return ClassifyTask(net, r, s, rate=spec.rate)
-    parent = finished_run(spec.parent, runs_dir)
     if spec.stage == STAGE_2:
-        METHODS[spec.method].encoder(net.decomposer).load_state_dict(parent.model.encoder.state_dict())
         return ClassifyTask(net, r, s, frozen=True)
+    parent = finished_run(spec.parent, runs_dir)
     net.load_state_dict(parent.model.state_dict())
     decoder = WAE().decoder
     decoder.load_state_dict(parent.wae.decoder.state_dict())
@@ -176,7 +177,7 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
     teacher = None
     if spec.teacher:
         run, acc = finished_run(spec.teacher, runs_dir), engine.accelerator
-        teacher = Teacher(run.model, data, run.folder / "answers", spec.image_size, acc.autocast, acc.device)
+        teacher = Teacher(run.model, data, run.folder / "answers", spec.image_size, spec.stage_recipe().epochs, acc.autocast, acc.device)
     result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start, teacher)
     test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
     if engine.accelerator.is_main_process:

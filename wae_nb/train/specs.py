@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from ..method.backbones import check_backbone, family
-from ..method.classifier import METHODS, check_image_size, check_method
+from ..method.classifier import METHODS, check_head, check_image_size, check_method
 from ..prune.pruners import PRUNERS, STRUCTURES, check_rule
 from ..prune.surgery import check_keep
 from .recipes import Recipe, StageRecipe
@@ -52,6 +52,7 @@ class RunSpec:
             check_method(self.method)
         check_image_size(self.image_size)
         check_keep(self.keep)
+        check_head(self.head)
         if self.keep != 1 and not self.pruned:
             raise ValueError(f"keep={self.keep!r}: method {self.method!r} does not prune; use one of {', '.join(PRUNERS)}")
         object.__setattr__(self, "keep", float(self.keep))

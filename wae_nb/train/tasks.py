@@ -45,9 +45,8 @@ class Task(nn.Module):
         self,
         x: Tensor,  # images, (B, 3, H, W), pixels in [0, 1]
         y: Tensor,  # class numbers, (B,)
-        t: Tensor | None = None,  # a teacher's scores of these images, (B, C)
     ) -> Tensor:  # scalar
-        "The loss of a batch."
+        "The loss of a batch. One that can be taught takes a teacher's scores as well."
         raise NotImplementedError
 
     def eval_metrics(
@@ -81,7 +80,7 @@ class WAETask(Task):
         self.wae, self.recipe = wae, recipe
         self.register_buffer("mean", mean, persistent=False)
 
-    def forward(self, x, y, t=None):
+    def forward(self, x, y):
         "The transform loss of a batch."
         x, r = x - self.mean, self.recipe
         d, rec = self.wae(x)

@@ -19,7 +19,7 @@ from ..data.pack import Dataset
 from ..data.progress import progress_bar
 
 # %% ../../nbs/lib/train/teacher.ipynb #d3d2e508
-MOST_KEPT = 2**30  # bytes of an epoch's answers on the disk
+MOST_KEPT = 2**30  # bytes of answers on the disk, of all epochs
 
 
 class Teacher:
@@ -31,6 +31,7 @@ class Teacher:
         data: Dataset,
         folder: Path,  # where answers are kept
         size: int,  # of the crops, pixels
+        epochs: int,  # that will be asked for
         autocast: Callable,  # as `Accelerator.autocast`
         device: torch.device,
         batch_size: int = 128,  # images
@@ -39,7 +40,7 @@ class Teacher:
         self.data, self.folder, self.size = data, Path(folder), size
         self.autocast, self.device, self.batch_size = autocast, device, batch_size
         self.at = data.indices("train")
-        self.kept = len(self.at) * len(data.classes) * 2 <= MOST_KEPT
+        self.kept = len(self.at) * len(data.classes) * 2 * epochs <= MOST_KEPT
 
     @torch.no_grad()
     def answers(
