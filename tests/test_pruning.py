@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import math
+import runpy
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from wae_nb.data.batches import crop
 from wae_nb.data.sets import load
 from wae_nb.deploy.folding import fold
 from wae_nb.deploy.fused import fuse
+from wae_nb.lab.beyond import WAYS
 from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.measure.cost import macs
@@ -34,7 +36,7 @@ from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_
 from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
 from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice, thinet_layers
 from wae_nb.train import pruning, runs
-from wae_nb.train.recipes import PruneRecipe, StageRecipe, paper_recipe
+from wae_nb.train.recipes import Distill, PruneRecipe, StageRecipe, paper_recipe
 from wae_nb.train.runs import finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
 
@@ -744,10 +746,12 @@ def spec_of_record(decisive, recipe):
             assert made.end == stage_recipe(d["stage_recipe"])
         else:
             made = stage_recipe(d["stage_recipe"])
-        own = {k: d[k] for k in ("lam", "gamma", "reduction", "pixel_scale", "init", "dropout", "sub_norm") if k in d}
-        recipe = replace(recipe, **{stage: made}, **own, **({"terms": tuple(d["terms"])} if "terms" in d else {}))
+        own = {k: d[k] for k in ("lam", "gamma", "reduction", "pixel_scale", "init", "dropout", "sub_norm", "energy") if k in d}
+        own |= {"terms": tuple(d["terms"])} if "terms" in d else {}
+        own |= {"distill": Distill(**d["distill"])} if "distill" in d else {}
+        recipe = replace(recipe, **{stage: made}, **own)
         d = d.get("parent")
-    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep") if k in decisive}
+    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep", "head") if k in decisive}
     return RunSpec(backbone=decisive.get("backbone", ""), recipe=recipe, **same)
 
 
@@ -758,18 +762,21 @@ def changed(d):
 
 
 def test_every_recorded_run_keeps_its_name(root):
-    """Each committed record's fingerprint is what its spec gives today, name and all; and those with a profile's own recipe are found by the profile."""
+    """Each committed record's fingerprint is what its spec gives today, name and all; those with a profile's own recipe are found by it and by their way."""
     sizes = {(kind, profile): size for kind, profiles in PROFILES.items() for profile, size in profiles.items()}
     records = [json.loads(path.read_text()) for path in sorted((root / "figures").glob("*/records/*.json"))]
     records, usual = [r for r in records if "history" in r], {}
+    shipped = runpy.run_path(str(root / "data_prep/pretrained.py"))["EPOCHS"]
     assert len(records) >= 140 and {r["decisive"]["method"] for r in records} >= {"wae", "I_L", "wavelet", "thinet", "taylor", "thinet-gap"}
     for record in records:
         d, found = record["decisive"], []
         for (_, profile), size in sizes.items():
-            if (profile, size.image_size, d.get("width", size.width)) == (record["recipe"], d["image_size"], size.width):
+            if (profile, d.get("width", size.width)) == (record["recipe"], size.width):  # crops of any size
                 recipe = size.recipe(d.get("backbone", "vgg16"), record["data"]["train"])
                 found.append(spec_of_record(d, recipe))
-                usual[record["name"]] = usual.get(record["name"], False) or replace(found[-1], recipe=recipe).name == record["name"]
+                recipes = [replace(recipe, **way.changes(recipe)) for way in WAYS.values()] + [replace(recipe, wae=replace(recipe.wae, epochs=shipped))]
+                names = {replace(found[-1], recipe=r).name for r in recipes}
+                usual[record["name"]] = usual.get(record["name"], False) or record["name"] in names
         assert found, f"{record['name']} has no profile"
         for spec in found:
             assert json.loads(json.dumps(spec.fingerprint())) == d, record["name"]
