@@ -112,6 +112,17 @@ def test_the_start_is_the_teachers_weights(data, tmp_path, monkeypatch):
             assert torch.equal(first[:, :3], teacher["low_net.0.weight"]) and not first[:, 3:].any() and first.shape[1] == 12
 
 
+def test_a_taught_network_may_train_longer_and_slower_than_its_teacher(data, tmp_path):
+    s = spec(data, "linear-in", distill=Distill(start=True, lr=1e-3, epochs=3))
+    assert s.teacher.name == spec(data, distill=Distill()).teacher.name
+    assert s.stage_recipe() == replace(RECIPE.classify, lr=1e-3, epochs=3)
+    run = get_or_train(s, data, engine(), tmp_path)
+    assert [len(r.record["history"]) for r in (run, finished_run(s.teacher, tmp_path))] == [3, RECIPE.classify.epochs]
+    for wrong in (dict(lr=0.0), dict(epochs=0)):
+        with pytest.raises(ValueError, match="or None for the teacher's"):
+            Distill(**wrong)
+
+
 def test_auto_is_bf16_where_it_is_fast(monkeypatch):
     for fast in (True, False):
         monkeypatch.setattr("wae_nb.train.engine.has_bf16", lambda device, fast=fast: fast)
@@ -143,9 +154,9 @@ def test_what_was_before_has_the_name_that_it_had(data):
     old = RunSpec("half", "vgg11", data.checksum, replace(RECIPE, classify=replace(RECIPE.classify, crop_area=None, decay_norms=True)), image_size=32)
     said = old.fingerprint()
     assert not {"head", "rate", "distill", "teacher", "gamma"} & set(said) and not {"crop_area", "decay_norms"} & set(said["stage_recipe"])
-    taught = [dict(distill=d) for d in (Distill(), Distill(0.5), Distill(start=True))]
+    taught = [dict(distill=d) for d in (Distill(), Distill(0.5), Distill(start=True), Distill(lr=1e-3))]
     names = {spec(data, m, **kw).name for m in ("half", "linear-in") for kw in ({}, *taught)}
-    assert len(names) == 8 and spec(data).teacher is None
+    assert len(names) == 10 and spec(data).teacher is None
 
 
 @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if not m.paper])

@@ -73,8 +73,12 @@ class Distill:
     alpha: float = 0.9  # share of the teacher's answers in the loss, in [0, 1]; the rest is the labels'
     temperature: float = 2.0  # T, > 0
     start: bool = False  # whether the network on `low` starts from the teacher's weights, where their shapes are the same; details count nothing at first
+    lr: float | None = None  # peak rate of the network that is taught, > 0; None for its teacher's
+    epochs: int | None = None  # of the network that is taught, ≥ 1; None for its teacher's
 
     def __post_init__(self):
+        if not (self.lr is None or self.lr > 0) or not (self.epochs is None or self.epochs >= 1):
+            raise ValueError(f"lr={self.lr}, epochs={self.epochs}: use a number above 0 and one of at least 1, or None for the teacher's")
         if not (0 <= self.alpha <= 1 and self.temperature > 0):
             raise ValueError(f"alpha={self.alpha}, temperature={self.temperature}: use a share in [0, 1] and a number above 0")
 

@@ -22,6 +22,10 @@ PLAIN, STAGE_1, STAGE_2, STAGE_3 = 0, 1, 2, 3
 STAGE_1_METHOD = "wae"  # in the name of every stage 1
 
 
+def _given(**values) -> dict:
+    return {k: v for k, v in values.items() if v is not None}
+
+
 def _plain_data(recipe) -> dict:
     "A recipe as it goes into a name: what was added to recipes later stands there only where it is used, and what has a better name now has its old one."
     later = {"images": None, "crop_area": None, "decay_norms": True}
@@ -117,6 +121,8 @@ class RunSpec:
     def stage_recipe(self) -> StageRecipe:
         "How this run's weights move."
         usual = self.recipe.prune.end if self.pruned else self.recipe.classify
+        if self.recipe.distill and not self.pruned:
+            usual = replace(usual, **_given(lr=self.recipe.distill.lr, epochs=self.recipe.distill.epochs))
         return {STAGE_1: self.recipe.wae, STAGE_3: self.recipe.finetune}.get(self.stage, usual)
 
     def fingerprint(self) -> dict:
@@ -133,7 +139,7 @@ class RunSpec:
         if self.joint:
             out |= dict(gamma=r.gamma)
         if self.teacher:
-            out |= dict(distill=asdict(r.distill), teacher=self.teacher.fingerprint())
+            out |= dict(distill=_given(**asdict(r.distill)), teacher=self.teacher.fingerprint())
         if self.pruned:
             out |= dict(keep=self.keep, prune=_plain_data(r.prune))
         if self.parent:
