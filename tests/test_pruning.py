@@ -757,7 +757,7 @@ def spec_of_record(decisive, recipe):
 
 def changed(d):
     """Whether a loss has other constants than the profiles', here or in a stage before: the rows of Tables 3 and 4 and of the sweeps of λ and γ."""
-    usual = dict(lam=1.0, gamma=0.001, terms=["s", "s_c", "s_L"], sub_norm=True, reduction="sum", pixel_scale=1.0)
+    usual = dict(lam=1.0, gamma=0.001, terms=["s", "s_c", "s_L"], sub_norm=True, reduction="sum", pixel_scale=1.0, energy="sub-image")
     return bool(d) and (any(d.get(k, v) != v for k, v in usual.items()) or changed(d.get("parent")))
 
 
