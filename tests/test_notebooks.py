@@ -146,11 +146,11 @@ def test_ablations_on_a_folder(people, tmp_path):
         table = pd.read_csv(figures / f"table{number}-people-resnet18.csv", index_col=0, dtype=str)
         assert [i.split(",")[0] for i in table.index] == rows and table["top-1 error (%), measured"].ne("–").all()
     assert not list(figures.glob("lambda-*"))
-    done = run_notebook("07_ablations", tmp_path / "b.ipynb", tmp_path, parts="lambda,gamma", lambdas="[0, 1]", gammas="[0.001, 0.5]", **shared)
+    done = run_notebook("07_ablations", tmp_path / "b.ipynb", tmp_path, parts="lambda,energy,gamma", lambdas="[0, 1]", gammas="[0.001, 0.5]", **shared)
     assert done.returncode == 0, done.stderr[-2000:]
     trained = re.findall(r"trained wae-resnet18-(\S+)-seed0", text(tmp_path / "b.ipynb"))
-    assert sorted(trained) == ["stage2", "stage3"]  # λ = 0 and γ = 0.5; stage 1 of λ = 0 comes with it
-    assert {p.name.split("-")[0] for p in figures.glob("*-people-resnet18.md")} == {"table3", "table4", "lambda", "gamma"}
+    assert sorted(trained) == ["stage2", "stage2", "stage3"]  # λ = 0, the image's energy and γ = 0.5; stage 1 comes with each
+    assert {p.name.split("-")[0] for p in figures.glob("*-people-resnet18.md")} == {"table3", "table4", "lambda", "energy", "gamma"}
 
 
 def test_the_competition_alone(tmp_path):
