@@ -177,7 +177,8 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
     teacher = None
     if spec.teacher:
         run, acc = finished_run(spec.teacher, runs_dir), engine.accelerator
-        teacher = Teacher(run.model, data, run.folder / "answers", spec.image_size, spec.stage_recipe().epochs, acc.autocast, acc.device)
+        how = dict(autocast=acc.autocast, device=acc.device, progress=engine.progress and acc.is_main_process)
+        teacher = Teacher(run.model, data, run.folder / "answers", spec.image_size, spec.stage_recipe().epochs, **how)
     result = fit(task, data, spec.stage_recipe(), spec.image_size, folder, spec.seed, engine, spec.title, keep_start, teacher)
     test, each = evaluate(task, data, "test", spec.image_size, engine)  # the only look at the test split
     if engine.accelerator.is_main_process:

@@ -35,10 +35,11 @@ class Teacher:
         autocast: Callable,  # as `Accelerator.autocast`
         device: torch.device,
         batch_size: int = 128,  # images
+        progress: bool = True,  # a bar with the time left
     ):
         self.model = model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
         self.data, self.folder, self.size = data, Path(folder), size
-        self.autocast, self.device, self.batch_size = autocast, device, batch_size
+        self.autocast, self.device, self.batch_size, self.progress = autocast, device, batch_size, progress
         self.at = data.indices("train")
         self.kept = len(self.at) * len(data.classes) * 2 * epochs <= MOST_KEPT
 
@@ -63,7 +64,8 @@ class Teacher:
         with lock(self.folder / f"{name}.lock", f"the teacher's answers {name} are being computed by another process; waiting for them"):
             if not path.exists():
                 parts = torch.arange(len(self.at)).split(self.batch_size)
-                said = [self.answers(self._crops(p, offsets)).cpu() for p in progress_bar(parts, desc=f"the teacher's answers, {name}")]
+                bar = progress_bar(parts, desc=f"the teacher's answers, {name}", disable=not self.progress)
+                said = [self.answers(self._crops(p, offsets)).cpu() for p in bar]
                 part = path.with_name(path.name + ".part")
                 save_file({"scores": torch.cat(said)}, part)
                 part.replace(path)
