@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Rows', 'WHOLE', 'BAR', 'WAYS', 'Way', 'ways_of', 'tasks_of', 'title_of', 'paired', 'ideas_table', 'noisy', 'by_group',
-           'in_short']
+           'against_half', 'in_all', 'in_short']
 
 # %% ../../nbs/lib/lab/beyond.ipynb #16b8f3c9
 import itertools
@@ -147,6 +147,28 @@ def by_group(
     return pd.Series(100 * (hits[0] - hits[1])).groupby(np.asarray(groups)).mean()
 
 # %% ../../nbs/lib/lab/beyond.ipynb #ad5e00f0
+def against_half(
+    found: Rows,  # of `ways_of`
+) -> dict[tuple[str, str], tuple[float, float, float]]:  # as `accuracy_difference`
+    "Each decomposition that was taught, less half resolution trained alike; those that cost at least as much as it."
+    ours = [k for k in found if METHODS[k[0]].kind == "decomposition" and k[1] in ("taught", "warm") and ("half", k[1]) in found]
+    ours = [k for k in ours if found[k][0]["macs"] >= found["half", k[1]][0]["macs"]]
+    return {k: d for k in ours if (d := paired(found[k], found["half", k[1]]))}
+
+
+def in_all(
+    tasks: dict[str, Rows],  # of `tasks_of`
+) -> str:
+    "On which tasks a decomposition clears the bar."
+    each = {task: against_half(found).values() for task, found in tasks.items()}
+    each = {task: differences for task, differences in each.items() if differences}
+    above = [task for task, ds in each.items() if any(low > 0 for _, low, _ in ds)]
+    below = [task for task, ds in each.items() if any(high < 0 for _, _, high in ds)]
+    where = [f"{len(at)}" + (f" ({'; '.join(at)})" if at else "") for at in (above, below)]
+    said = f"Of {len(each)} tasks, some decomposition is above half resolution trained alike on {where[0]}, some below on {where[1]}."
+    return f"{said} Elsewhere these seeds and images can't tell them apart, and a resized image is the simpler choice."
+
+
 def in_short(
     found: Rows,  # of `ways_of`
     fewer: float = 3.4,  # times, of the rows that count as cheap
@@ -156,9 +178,7 @@ def in_short(
         return []
     out = [verdict("half resolution, taught,", "full resolution", paired(found[BAR], found[WHOLE]))]
     least = found[BAR][0]["macs"]
-    ours = [k for k in found if METHODS[k[0]].kind == "decomposition" and k[1] in ("taught", "warm")]
-    alike = {k: found["half", k[1]] for k in ours if ("half", k[1]) in found}
-    against = {k: d for k, half in alike.items() if found[k][0]["macs"] >= least and (d := paired(found[k], half))}
+    against = against_half(found)
     above, below = ([title_of(k) for k, (_, low, high) in against.items() if (low > 0 if up else high < 0)] for up in (True, False))
     told = f"of {len(against)} decompositions with a teacher, {len(above)} are above half resolution trained alike, {len(below)} below"
     which = [f"; {word}: {', '.join(names)}" for word, names in (("above", above), ("below", below)) if names]
