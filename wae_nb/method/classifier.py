@@ -159,6 +159,8 @@ METHODS |= {
     "resizer": Method("learned resizer", LearnedResizer, 0.5, **_rival),
     "enlarged": Method("half resolution, enlarged again", Enlarged, 1, **_rival),
     "quarter": Method("standard network, a quarter of the resolution", lambda: Resize(0.25), 0.25, **_rival),
+    "half-wide": Method("half resolution, a sixteenth wider", lambda: Resize(0.5), 0.5, width=1.0625, **_rival),  # the operations of `linear-in` at width 1/4
+    "quarter-wide": Method("a quarter of the resolution, 0.15 wider", lambda: Resize(0.25), 0.25, width=1.15, **_rival),  # of `linear-2`
     "slim-half": Method("standard network, half the channels", Identity, 1, width=0.5, **_rival),
     "compound": Method("standard network, 0.7 of resolution and channels", lambda: Resize(0.7), 0.7, width=0.7, **_rival),
 }
