@@ -195,9 +195,9 @@ def in_short(
             out.append(f"best {what} on the validation split at {fewer:g} times fewer operations: {said}")
     for way in WAYS:
         two, quarter = found.get(("linear-2", way)), found.get(("quarter", way))
-        if two and quarter:
+        if two:
             title, times = title_of(("linear-2", way)), found[WHOLE][0]["macs"] / two[0]["macs"]
             out.append(f"at {times:.1f} times fewer operations: {verdict(title, 'full resolution', paired(two, found[WHOLE]))}")
-            out.append(verdict(title, title_of(("quarter", way)), paired(two, quarter)))
+            out += [verdict(title, title_of(("quarter", way)), paired(two, quarter))] if quarter else []
     out += [verdict(title_of(k), "the resized image of as many operations", d) for k, d in against_resized(found, SAME_COST).items()]
     return out
