@@ -735,7 +735,7 @@ def spec_of_record(decisive, recipe):
     """The spec that a record's fingerprint is of: a recipe with all that the fingerprint says."""
 
     def stage_recipe(d):
-        return StageRecipe(**d.get("stage_recipe", d))
+        return StageRecipe(**d)
 
     d = decisive
     while d:  # the stages before it are in it, too
@@ -745,7 +745,7 @@ def spec_of_record(decisive, recipe):
             made = PruneRecipe(**kept | dict(between=stage_recipe(kept["between"]), end=stage_recipe(kept["end"])))
             assert made.end == stage_recipe(d["stage_recipe"])
         else:  # one that is taught may move otherwise than its teacher, whose recipe it names
-            made = stage_recipe(d["teacher"] if "teacher" in d and stage == "classify" else d["stage_recipe"])
+            made = stage_recipe((d["teacher"] if "teacher" in d and stage == "classify" else d)["stage_recipe"])
         own = {k: d[k] for k in ("lam", "gamma", "reduction", "pixel_scale", "init", "dropout", "sub_norm", "energy") if k in d}
         own |= {"terms": tuple(d["terms"])} if "terms" in d else {}
         own |= {"distill": Distill(**d["distill"])} if "distill" in d else {}

@@ -123,6 +123,13 @@ def test_a_taught_network_may_train_longer_and_slower_than_its_teacher(data, tmp
             Distill(**wrong)
 
 
+def test_weights_that_do_not_fit_are_refused_before_anything_is_trained(data, tmp_path):
+    """A network of other widths can be taught; from its teacher's weights it can't start."""
+    with pytest.raises(ValueError, match="start=True: method 'slim-half' has other widths"):
+        get_or_train(spec(data, "slim-half", distill=Distill(start=True)), data, engine(), tmp_path)
+    assert not list(tmp_path.glob("plain*"))
+
+
 def test_auto_is_bf16_where_it_is_fast(monkeypatch):
     for fast in (True, False):
         monkeypatch.setattr("wae_nb.train.engine.has_bf16", lambda device, fast=fast: fast)

@@ -7,6 +7,7 @@ __all__ = ['mean_and_spread', 'signed', 'accuracy_difference', 'verdict']
 
 # %% ../../nbs/lib/lab/statistics.ipynb #026dbe25
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
@@ -40,16 +41,21 @@ def accuracy_difference(
         raise ValueError("the records are of different test images; compare runs on the same data")
     labels = np.array(a[0]["labels"])
     gain = np.stack([(np.array(x["answers"]) == labels).astype(float) - (np.array(y["answers"]) == labels) for x, y in zip(a, b)])
-    rng = np.random.default_rng(seed)
-    n_seeds, n = gain.shape
+    low, high = _bootstrap(gain.astype(np.int8).tobytes(), len(gain), draws, seed)
+    return 100 * gain.mean(), 100 * low, 100 * high
+
+
+@lru_cache(maxsize=1024)  # notebooks compare the same rows in several places
+def _bootstrap(gain: bytes, n_seeds: int, draws: int, seed: int) -> tuple[float, float]:
+    gain = np.frombuffer(gain, np.int8).reshape(n_seeds, -1).astype(float)
+    rng, n = np.random.default_rng(seed), gain.shape[1]
     drawn = np.empty(draws)
     for d in range(0, draws, 250):  # in parts: a weight for every draw and image would not fit the memory
         k = min(250, draws - d)
         images = rng.multinomial(n, np.full(n, 1 / n), k) / n  # how often each is drawn
         seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), k) / n_seeds
         drawn[d : d + k] = ((seeds @ gain) * images).sum(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return 100 * gain.mean(), 100 * low, 100 * high
+    return tuple(np.quantile(drawn, [0.025, 0.975]))
 
 
 def verdict(
