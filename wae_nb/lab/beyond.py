@@ -132,7 +132,7 @@ def ideas_table(
                 "minutes a run": f"{np.median([r['seconds'] for r in rs]) / 60:.1f}",
             }
         )
-    return pd.DataFrame(out).set_index(["row", "trained"])
+    return pd.DataFrame(out).set_index("row")
 
 
 def noisy(
