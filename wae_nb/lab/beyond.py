@@ -18,7 +18,7 @@ import pandas as pd
 from .profiles import PROFILES
 from .records import fingerprint_of
 from .statistics import accuracy_difference, mean_and_spread, verdict
-from ..method.classifier import METHODS, same_widths
+from ..method.classifier import METHODS
 from ..train.recipes import Distill, Recipe
 from ..train.specs import RunSpec
 
@@ -52,7 +52,7 @@ def fits(
     way: str,  # as in `WAYS`
 ) -> bool:
     "Whether a row is trained that way: as long as three stages the standard network alone, from the teacher's weights what is as wide as the teacher."
-    return method == "plain" if way == "longer" else way not in ("warm", "patient") or same_widths(method)
+    return method == "plain" if way == "longer" else way not in ("warm", "patient") or METHODS[method].width == 1
 
 
 def ways_of(

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'METHODS', 'HEADS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier', 'Method',
-           'check_method', 'same_widths', 'check_num_classes', 'check_head', 'check_image_size', 'Scale', 'build',
-           'feature_shape']
+           'check_method', 'check_num_classes', 'check_head', 'check_image_size', 'Scale', 'build', 'feature_shape']
 
 # %% ../../nbs/lib/method/classifier.ipynb #03faa23f
 import copy
@@ -173,13 +172,6 @@ def check_method(
     "Raise a one-line `ValueError` for an unknown method."
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}")
-
-
-def same_widths(
-    method: str,  # any
-) -> bool:
-    "Whether its network on `low` is as wide as the standard network, whose weights fit it then."
-    return method in METHODS and METHODS[method].width == 1
 
 
 def check_num_classes(

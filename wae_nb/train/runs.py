@@ -24,7 +24,7 @@ from ..data.batches import crop
 from ..data.files import lock, write_json
 from ..data.pack import Dataset
 from ..measure.cost import macs
-from ..method.classifier import IMAGENET_MEAN, METHODS, build, same_widths
+from ..method.classifier import IMAGENET_MEAN, METHODS, build
 from ..method.wae import WAE
 from ..prune.pruners import STRUCTURES, check_prunable
 from ..prune.structures import thinet
@@ -156,7 +156,8 @@ def get_or_train(
     if found := finished_run(spec, runs_dir):
         return found
     engine = engine or Engine()
-    if spec.teacher and spec.recipe.distill.start and not spec.pruned and not same_widths(spec.method):  # before the teacher is trained
+    wide = METHODS[spec.method].width == 1 if spec.method in METHODS else spec.pruned  # as the teacher
+    if spec.teacher and spec.recipe.distill.start and not wide:  # before the teacher is trained
         raise ValueError(f"start=True: method {spec.method!r} has other widths than its teacher, whose weights do not fit; use start=False")
     if spec.pruned and spec.keep < 1:  # before the parent is trained
         check_prunable(spec.method, network_of(spec, len(data.classes)), spec.keep, spec.image_size)
