@@ -42,7 +42,7 @@ class Dataset:
     classes: tuple[str, ...]  # by label
     images: np.memmap  # (N, S, S, 3), uint8
     labels: np.ndarray  # (N,), int64; -1 where the file was damaged
-    split: np.ndarray  # (N,), int8, index into `SPLITS`; -1 where the file was damaged
+    split: np.ndarray  # (N,), int8, index into `SPLITS`; -1 where the file was damaged, or is left out
     files: tuple[str, ...]  # source file of each image, relative to the data set
     skipped: tuple[str, ...]  # damaged files, left out
     sums: tuple[int, ...] = ()  # CRC-32 of every `BLOCK` images

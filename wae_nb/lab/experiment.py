@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..data.files import write_json
-from ..data.sets import load
+from ..data.sets import fewer, load
 from .paper import TABLES
 from .parameters import check_parameters, numbers
 from .profiles import PROFILES
@@ -69,6 +69,7 @@ class Experiment:
         workers: int = 0,  # loading processes
         kind: str = "faces",  # what the pictures show: "faces" or "photos"
         image_size: int = 0,  # of the crops, pixels; 0 for the profile's
+        per_class: int = 0,  # training images of each class, the others are left out; 0 for all
     ):
         if kind not in PROFILES:
             raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(PROFILES)}")
@@ -84,6 +85,7 @@ class Experiment:
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)
         self.data = load(data_root, self.size.image_size, self.runs_dir / "data", kind, self.size.demo_shape)
+        self.data = fewer(self.data, per_class) if per_class else self.data
         self.recipe = self.size.recipe(backbone, len(self.data.indices("train")))
 
     def specs(
