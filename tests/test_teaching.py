@@ -123,6 +123,19 @@ def test_a_taught_network_may_train_longer_and_slower_than_its_teacher(data, tmp
             Distill(**wrong)
 
 
+def test_noise_is_the_students_alone(data, tmp_path):
+    """The network that is taught sees noise of its seed and epoch; the teacher's run and answers are the ones without it."""
+    clean, noisy = (spec(data, "half", distill=Distill(noise=v)) for v in (None, 0.05))
+    assert noisy.teacher.name == clean.teacher.name and noisy.stage_recipe() == replace(clean.stage_recipe(), noise=0.05)
+    said = {}
+    for name, s in (("clean", clean), ("noisy", noisy), ("again", noisy)):
+        run = get_or_train(s, data, engine(), tmp_path / name)
+        answers = [f.read_bytes() for f in sorted((tmp_path / name).rglob("crops-*.safetensors"))]
+        said[name] = run.record["history"], answers
+    assert said["noisy"] == said["again"] and said["clean"][1] == said["noisy"][1] and len(said["clean"][1]) == RECIPE.classify.epochs
+    assert all(a["train_loss"] != b["train_loss"] for a, b in zip(said["clean"][0], said["noisy"][0]))
+
+
 def test_weights_that_do_not_fit_are_refused_before_anything_is_trained(data, tmp_path):
     """A network of other widths can be taught; from its teacher's weights it can't start."""
     with pytest.raises(ValueError, match="start=True: method 'slim-half' has other widths"):

@@ -151,16 +151,18 @@ def crop(
 # %% ../../nbs/lib/data/batches.ipynb #b95b0a47
 def add_noise(
     images: Tensor,  # (B, C, H, W), pixels in [0, 1]
-    variance: float,  # V, ≥ 0; 0 leaves the images as they are
+    variance: float | Tensor,  # V, ≥ 0, or one for each image, (B,); 0 leaves the images as they are
     index: Tensor,  # (B,), which images these are: an image has its own noise, whatever the batch, the method and the device
     seed: int = 0,  # another seed, other noise; another V, the same noise scaled
     clip: bool = True,  # back to [0, 1], as a camera or a file would
 ) -> Tensor:  # the same shape
     "Gaussian noise of mean zero and variance V (the paper's *Noisy image classification*). Raises `ValueError` for a V below 0."
-    if not 0 <= variance < math.inf:
+    each = torch.as_tensor(variance)
+    if not bool(((each >= 0) & (each < math.inf)).all()):
         raise ValueError(f"variance={variance!r}: use a number of at least 0")
-    if not variance:
+    if not each.any():
         return images
     noise = [torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(stream_seed("noise", seed, i))) for i in index.tolist()]
-    out = images + math.sqrt(variance) * torch.stack(noise).to(images)
+    scale = variance.sqrt().view(-1, 1, 1, 1).to(images) if isinstance(variance, Tensor) else math.sqrt(variance)
+    out = images + scale * torch.stack(noise).to(images)
     return out.clamp(0, 1) if clip else out

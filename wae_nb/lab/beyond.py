@@ -43,6 +43,7 @@ WAYS = {
     "taught": Way("taught", lambda r: dict(distill=Distill())),
     "warm": Way("taught, from the teacher's weights", lambda r: dict(distill=Distill(start=True))),
     "patient": Way("taught from the teacher's weights, three times as long", lambda r: dict(distill=Distill(start=True, epochs=3 * r.classify.epochs))),
+    "noisy": Way("taught on noisy images", lambda r: dict(distill=Distill(noise=0.05))),
     "longer": Way("by labels, as long as three stages", lambda r: dict(classify=_longer(r))),
 }
 
@@ -203,7 +204,8 @@ def in_short(
     for what, among in (("decomposition", {k: rs for k, rs in cheap.items() if k in against}), ("of all rows", cheap)):
         if among:
             best = max(among, key=lambda k: np.mean([r["best"]["val_top1"] for r in among[k]]))  # by the validation split
-            said = _told(title_of(best), "full resolution", paired(among[best], found[WHOLE]))
+            bars = {WHOLE: "full resolution"} | ({("plain", best[1]): "full resolution taught the same way"} if best[1] in TAUGHT else {})
+            said = [s for bar, name in bars.items() if bar in found for s in _told(title_of(best), name, paired(among[best], found[bar]))]
             out += [f"best {what} on the validation split at {fewer:g} times fewer operations: {s}" for s in said]
     for way in WAYS:
         two, quarter = found.get(("linear-2", way)), found.get(("quarter", way))

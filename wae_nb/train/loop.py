@@ -131,9 +131,10 @@ class _Training:
         losses = torch.empty(len(self.batches), device=acc.device)  # one block, not a scalar a batch
         for i, (images, labels, index) in enumerate(self.batches):
             with acc.accumulate(self.task):
-                given = [crop(images, self.image_size, offsets[index]), labels]
+                clean = crop(images, self.image_size, offsets[index])
+                given = [self.noisy(clean, index, epoch), labels]
                 if self.teacher:
-                    given.append(self.teacher.answers(given[0]) if answers is None else answers[index])
+                    given.append(self.teacher.answers(clean) if answers is None else answers[index])
                 with acc.autocast():
                     loss = self.task(*given)
                 acc.backward(loss)
@@ -150,6 +151,14 @@ class _Training:
         if not math.isfinite(mean):
             raise Diverged(f"{self.title}: the training loss is {mean} in epoch {epoch} at lr={stage.lr:g}; use a smaller lr, or clip the gradients")
         return mean
+
+    def noisy(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        "Training images with the noise of their epoch, as strong as drawn for each."
+        if not self.stage.noise:
+            return images
+        g = torch.Generator().manual_seed(stream_seed("level", self.seed, epoch))
+        level = self.stage.noise * torch.rand(len(self.train.dataset), generator=g)[index.cpu()]
+        return add_noise(images, level, index, stream_seed("noise", self.seed, epoch))
 
     def offsets(self, epoch: int) -> Tensor:
         "Where each image of the training split is cropped: by seed and epoch alone, the same for every method."

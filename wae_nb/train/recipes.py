@@ -37,10 +37,13 @@ class StageRecipe:
     images: int | None = None  # of the training split that an epoch has, drawn anew each time; None for all
     crop_area: tuple[float, float] | None = None  # of a crop that is resized, the least and the most of the image's; None for the paper's patches of one size
     decay_norms: bool = True  # whether biases and batch norms decay, too
+    noise: float = 0.0  # the most variance of Gaussian noise on a training image's pixels in [0, 1]; each image's own is drawn below it, anew each epoch
 
     def __post_init__(self):
         if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop_area={self.crop_area!r}: use two shares of the image, for instance (0.35, 1)")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise={self.noise!r}: use a variance of at least 0")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer={self.optimizer!r} is unknown; use one of {', '.join(OPTIMIZERS)}")
         if self.schedule not in SCHEDULES:
@@ -75,6 +78,7 @@ class Distill:
     start: bool = False  # whether the network on `low` starts from the teacher's weights, where their shapes are the same; details count nothing at first
     lr: float | None = None  # peak rate of the network that is taught, > 0; None for its teacher's
     epochs: int | None = None  # of the network that is taught, ≥ 1; None for its teacher's
+    noise: float | None = None  # as in `StageRecipe`, on what the network that is taught sees, while its teacher sees the image; None for its teacher's
 
     def __post_init__(self):
         if not (self.lr is None or self.lr > 0) or not (self.epochs is None or self.epochs >= 1):

@@ -28,7 +28,7 @@ def _given(**values) -> dict:
 
 def _plain_data(recipe) -> dict:
     "A recipe as it goes into a name: what was added to recipes later stands there only where it is used, and what has a better name now has its old one."
-    later = {"images": None, "crop_area": None, "decay_norms": True}
+    later = {"images": None, "crop_area": None, "decay_norms": True, "noise": 0.0}
     out = {{"samples": "rows"}.get(k, k): v for k, v in asdict(recipe).items()}
     for part in [out, *(v for v in out.values() if isinstance(v, dict))]:
         for k in [k for k, v in later.items() if k in part and part[k] == v]:
@@ -122,7 +122,7 @@ class RunSpec:
         "How this run's weights move."
         usual = self.recipe.prune.end if self.pruned else self.recipe.classify
         if self.recipe.distill and not self.pruned:
-            usual = replace(usual, **_given(lr=self.recipe.distill.lr, epochs=self.recipe.distill.epochs))
+            usual = replace(usual, **_given(**{k: getattr(self.recipe.distill, k) for k in ("lr", "epochs", "noise")}))
         return {STAGE_1: self.recipe.wae, STAGE_3: self.recipe.finetune}.get(self.stage, usual)
 
     def fingerprint(self) -> dict:
