@@ -581,6 +581,9 @@ def test_specs_that_cannot_be():
         (("thinet", "resnet19"), dict(keep=0.5), "backbone='resnet19' is unknown"),
         (("thinet-gap", "resnet50"), {}, "backbone='resnet50': 'thinet-gap' is a structure of vgg16"),
         (("thinet-gap", "vgg16_bn"), {}, "backbone='vgg16_bn': 'thinet-gap' is a structure of vgg16"),
+        (("taylor", "vgg16"), dict(keep=0.5, base="wavelet"), "base='wavelet': taylor, thinet prune one network, trained in one stage: plain, half"),
+        (("taylor", "vgg16"), dict(keep=0.5, base="wae"), "base='wae': taylor, thinet prune one network"),
+        (("plain", "vgg16"), dict(base="half"), "base='half': taylor, thinet prune"),
     ]:
         with raises(ValueError, match):
             RunSpec(*args, "data", paper_recipe(), **kw)
@@ -660,6 +663,26 @@ def test_run_of_a_pruned_network(smoke, method, capsys):
     (again,) = exp.runs([spec_of(exp, method)])
     assert capsys.readouterr().out.startswith("found") and again.record == record
     assert spec.name != spec_of(exp, "taylor" if method == "thinet" else "thinet").name != replace(spec, keep=0.25).name
+
+
+@pytest.mark.parametrize("method", PRUNERS)
+@pytest.mark.parametrize("base", ["half", "linear-in"])
+def test_on_top_of_a_smaller_image(tmp_path, method, base):
+    """What a row's network has is taken further away from, its decomposer left alone: the run before it is the row's, taught or not."""
+    exp = experiment(tmp_path)
+    changes = dict(prune=replace(exp.recipe.prune, parts=2, images=24, samples=200), distill=Distill(start=True))
+    (spec,) = exp.specs(method, keep=0.85, base=base, **changes)
+    row = exp.specs(base, **changes)[0]
+    assert spec.parent.name == row.name and f"{method}-{base}-" in spec.name and spec.teacher.name == row.teacher.name
+    assert spec.fingerprint()["base"] == base and spec.rate == row.rate and "base" not in exp.specs(method, keep=0.5)[0].fingerprint()
+    run, before = exp.runs([spec])[0], finished_run(row, exp.runs_dir)
+    x = torch.rand(2, 3, 32, 32)
+    assert run.record["macs"] < before.record["macs"] and run.model(x).s.shape == (2, 4)
+    low, was = run.model.decompose(x), before.model.decompose(x)
+    assert low.low.shape == was.low.shape and {n: w for n, w in layer_widths(run.model.decomposer).items()} == layer_widths(before.model.decomposer)
+    assert layer_widths(run.model.low_net) != layer_widths(before.model.low_net)
+    if method == "taylor":
+        assert sum(layer_macs(run.model, 32).values()) == run.record["macs"] <= 0.85 * before.record["macs"]
 
 
 class Cut(Exception):
@@ -751,7 +774,7 @@ def spec_of_record(decisive, recipe):
         own |= {"distill": Distill(**d["distill"])} if "distill" in d else {}
         recipe = replace(recipe, **{stage: made}, **own)
         d = d.get("parent")
-    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep", "head") if k in decisive}
+    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep", "head", "base") if k in decisive}
     return RunSpec(backbone=decisive.get("backbone", ""), recipe=recipe, **same)
 
 

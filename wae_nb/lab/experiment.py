@@ -93,11 +93,12 @@ class Experiment:
         method: str,  # as in `METHODS`, `PRUNERS` or `STRUCTURES`
         stage: int | None = None,  # None for the method's last
         keep: float = 1.0,  # of a method of `PRUNERS`
+        base: str = "plain",  # whose network such a method prunes
         **changes,  # of the recipe, for instance lam=10: a row of a sweep
     ) -> list[RunSpec]:  # one for each seed
         "A row of a table."
         recipe = replace(self.recipe, **changes)
-        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep, head=self.size.head)
+        shared = dict(stage=stage, image_size=self.size.image_size, width=self.size.width, keep=keep, head=self.size.head, base=base)
         return [RunSpec(method, self.backbone, self.data.checksum, recipe, seed, **shared) for seed in self.seeds]
 
     def runs(

@@ -73,7 +73,7 @@ def to_frame(
     rows = []
     for r in records:
         d, m, decisive = r["data"], r.get("machine", {}), r["decisive"]
-        shared = dict(name=r["name"], fingerprint=fingerprint_of(decisive), keep=1.0, sub_norm=True) | _flat(decisive)
+        shared = dict(name=r["name"], fingerprint=fingerprint_of(decisive), keep=1.0, base="plain", sub_norm=True) | _flat(decisive)
         shared |= dict(seed=r["seed"], recipe=r["recipe"], data=d["name"], machine=m.get("gpu") or m.get("cpu"), precision=precision_of(r))
         shared |= {k: d.get(k) for k in ("checksum", "classes", "images", "train", "val", "test")}
         shared |= dict(parent=fingerprint_of(decisive["parent"]) if "parent" in decisive else None, record=r)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
+from ..measure import cost
 from ..method.classifier import DecomposedClassifier
 from .surgery import PrunableLayer, gradients, remove_channels
 
@@ -54,7 +55,7 @@ def taylor_scores(
 def layer_macs(
     model: DecomposedClassifier,
     image_size: int,  # pixels
-) -> dict[str, int]:  # of each convolution and linear layer, one image
+) -> dict[str, int]:  # of each convolution and linear layer, one image; "decomposer": of what is a convolution there without being such a layer
     "Where a network's multiply-accumulates are."
     counts, layers = {}, {n: m for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
 
@@ -63,7 +64,8 @@ def layer_macs(
 
     with torch.no_grad(), _hooks(model, {n: n for n in layers}, count):
         model.eval()(model.mean.new_zeros(1, 3, image_size, image_size))
-    return counts
+    rest = cost.macs(model, image_size) - sum(counts.values())
+    return counts | ({"decomposer": rest} if rest else {})
 
 
 def taylor_choice(

@@ -80,7 +80,7 @@ def network_of(
     r = spec.recipe
     if spec.method in STRUCTURES:
         return thinet(STRUCTURES[spec.method].structure, num_classes, spec.image_size, spec.width, r.init)
-    method = "plain" if spec.pruned else spec.method  # pruned networks take their shapes later
+    method = spec.base if spec.pruned else spec.method  # pruned networks take their shapes later
     return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init, head=spec.head)
 
 
@@ -156,8 +156,8 @@ def get_or_train(
     if found := finished_run(spec, runs_dir):
         return found
     engine = engine or Engine()
-    wide = METHODS[spec.method].width == 1 if spec.method in METHODS else spec.pruned  # as the teacher
-    if spec.teacher and spec.recipe.distill.start and not wide:  # before the teacher is trained
+    trained = METHODS.get(spec.base if spec.pruned else spec.method)
+    if spec.teacher and spec.recipe.distill.start and not (trained and trained.width == 1):  # before the teacher is trained
         raise ValueError(f"start=True: method {spec.method!r} has other widths than its teacher, whose weights do not fit; use start=False")
     if spec.pruned and spec.keep < 1:  # before the parent is trained
         check_prunable(spec.method, network_of(spec, len(data.classes)), spec.keep, spec.image_size)
