@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rows', 'WHOLE', 'BAR', 'SAME_SIZE', 'SAME_COST', 'TAUGHT', 'WAYS', 'Pruned', 'Way', 'fits', 'ways_of', 'tasks_of',
            'title_of', 'paired', 'ideas_table', 'noisy', 'pruned_of', 'pruned_title', 'pruned_table', 'by_group',
-           'against_resized', 'in_all', 'in_short']
+           'against_resized', 'on_validation', 'in_all', 'in_short']
 
 # %% ../../nbs/lib/lab/beyond.ipynb #16b8f3c9
 import itertools
@@ -208,15 +208,29 @@ def against_resized(
     return {k: d for k, rows in pairs.items() if (d := paired(*rows))}
 
 
+def on_validation(
+    a: list[dict],  # records of one row
+    b: list[dict],  # of another, with a seed in both
+) -> float:  # points
+    "The difference on the validation split, in the mean over the seeds that both have: no interval, but other images than the test's."
+    top1 = [{r["seed"]: r["best"]["val_top1"] for r in rs} for rs in (a, b)]
+    return 100 * float(np.mean([top1[0][s] - top1[1][s] for s in top1[0].keys() & top1[1].keys()]))
+
+
 def in_all(
     tasks: dict[str, Rows],  # of `tasks_of`
 ) -> str:
     "On which tasks a decomposition clears the bar."
-    each = {task: against_resized(found).values() for task, found in tasks.items()}
+    each = {task: against_resized(found) for task, found in tasks.items()}
     each = {task: differences for task, differences in each.items() if differences}
-    above = [task for task, ds in each.items() if any(low > 0 for _, low, _ in ds)]
-    below = [task for task, ds in each.items() if any(high < 0 for _, _, high in ds)]
-    where = [f"{len(at)}" + (f" ({'; '.join(at)})" if at else "") for at in (above, below)]
+
+    def other(task, k):  # what the validation split says of it
+        return on_validation(tasks[task][k], tasks[task][SAME_SIZE[METHODS[k[0]].scale], k[1]])
+
+    above, below = ({t: [k for k, d in ds.items() if sign * d[i] > 0] for t, ds in each.items()} for sign, i in ((1, 1), (-1, 2)))
+    denied = [t for sign, at in ((1, above), (-1, below)) for t, ks in at.items() if ks and all(sign * other(t, k) < 0 for k in ks)]
+    where = [[t + (", where the validation split says the opposite" if t in denied else "") for t, ks in at.items() if ks] for at in (above, below)]
+    where = [f"{len(at)}" + (f" ({'; '.join(at)})" if at else "") for at in where]
     said = f"Of {len(each)} tasks, some decomposition is above the resized image of the same size, trained alike, on {where[0]}, some below on {where[1]}."
     return f"{said} Elsewhere these seeds and images can't tell them apart, and a resized image is the simpler choice."
 

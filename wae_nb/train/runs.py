@@ -156,9 +156,10 @@ def get_or_train(
     if found := finished_run(spec, runs_dir):
         return found
     engine = engine or Engine()
-    trained = METHODS.get(spec.base if spec.pruned else spec.method)
+    of = spec.base if spec.pruned else spec.method
+    trained = METHODS.get(of)
     if spec.teacher and spec.recipe.distill.start and not (trained and trained.width == 1):  # before the teacher is trained
-        raise ValueError(f"start=True: method {spec.method!r} has other widths than its teacher, whose weights do not fit; use start=False")
+        raise ValueError(f"start=True: method {of!r} has other widths than its teacher, whose weights do not fit; use start=False")
     if spec.pruned and spec.keep < 1:  # before the parent is trained
         check_prunable(spec.method, network_of(spec, len(data.classes)), spec.keep, spec.image_size)
     for needed in filter(None, (spec.teacher, spec.parent)):
