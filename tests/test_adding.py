@@ -9,10 +9,11 @@ import pytest
 from conftest import ROOT
 from matplotlib import pyplot as plt
 
+from wae_nb.lab.costs import cost_table
 from wae_nb.lab.paper import FIGURES, TABLES, PaperFigure, PaperTable, Row
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.lab.report import Report
-from wae_nb.lab.timing import cost_table, row_model, timed_rows
+from wae_nb.lab.timing import row_model, timed_rows
 from wae_nb.lab.tradeoff import front_rows
 from wae_nb.method.classifier import METHODS
 from wae_nb.prune.pruners import PRUNERS, Point

@@ -23,12 +23,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from wae_nb.data.batches import crop
 from wae_nb.data.sets import load
+from wae_nb.deploy.engines import prepare
 from wae_nb.deploy.folding import fold
-from wae_nb.deploy.fused import fuse
 from wae_nb.lab.beyond import WAYS
 from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.measure.cost import macs
+from wae_nb.measure.machine import has_bf16
 from wae_nb.method.classifier import build
 from wae_nb.prune.pruners import PRUNERS, Pruner
 from wae_nb.prune.structures import thinet
@@ -527,16 +528,18 @@ def test_pruned_network_comes_back(pruned, tmp_path):
 
 
 def test_pruned_network_deployed(pruned):
-    """Odd channel counts, odd sizes: fused and folded give its scores, and bfloat16 runs."""
+    """Odd channel counts, odd sizes: folded and in an engine it gives its scores, and bfloat16 runs."""
     backbone, _, _, net = pruned
-    fused, folded, half = fuse(net), fold(net), fuse(net, torch.bfloat16)
-    for shape in [(1, 3, 75, 75), (5, 3, 75, 75)] + [(2, 3, 97, 50)] * (not backbone.startswith("vgg")):
-        image = torch.rand(shape)
-        with torch.no_grad():
-            expected = net(image)
-            assert difference(expected, fused(image)) < 1e-4
-            assert difference(expected, folded(image)) < 1e-4
-            assert difference([expected.s], [half(image.bfloat16()).s.float()]) < 0.1
+    folded = fold(net)
+    for size in [(75, 75)] + [(97, 50)] * (not backbone.startswith("vgg")):
+        fast, half = prepare(net, image_size=size), prepare(net, "eager", "bf16", image_size=size) if has_bf16() else None
+        for n in (1, 5):
+            image = torch.rand(n, 3, *size)
+            with torch.no_grad():
+                expected = net(image)
+                assert difference(expected, fast(image)) < 1e-4
+                assert difference(expected, folded(image)) < 1e-4
+                assert half is None or difference([expected.s], [half(image).s]) < 0.1
 
 
 # errors

@@ -13,11 +13,18 @@ import torch.nn.functional as F
 from test_timing import trained_like
 from torch import nn
 
+from wae_nb.data.batches import crop
+from wae_nb.data.sets import load
+from wae_nb.deploy.engines import check_engine, prepare
 from wae_nb.deploy.folding import fold
-from wae_nb.deploy.int8 import Int8Classifier, quantise
 from wae_nb.measure.machine import settings
 from wae_nb.method.classifier import DecomposedClassifier, build
 from wae_nb.method.decomposers import Identity
+
+
+def quantise(net, calibration):
+    """In INT8, for images of the calibration's size."""
+    return prepare(net, "openvino", "int8", tuple(calibration.shape[2:]), calibration=calibration)
 
 
 def two_layers():
@@ -68,7 +75,7 @@ def test_integers_by_hand(contrast):
     small = quantise(net, calibration)
     got, expected = small(x).s, by_hand(net, calibration, x)
     assert (got - expected).abs().max() < 2e-4 < 2e-3 < (net(x).s - expected).abs().max()
-    assert small.layers() == (2, 2)
+    assert small.run.layers() == (2, 2)
     assert torch.equal(quantise(net, calibration)(x).s, got)
 
 
@@ -78,7 +85,6 @@ def test_scores_are_close(method, backbone, size):
     net, x = trained_like(method, backbone, size, 0), contrasts(12, size)
     state = copy.deepcopy(net.state_dict())
     small = quantise(net, x[:8])
-    assert isinstance(small, Int8Classifier) and not list(small.parameters())
     got = small(x)
     with torch.no_grad():
         expected = net(x).s
@@ -89,8 +95,47 @@ def test_scores_are_close(method, backbone, size):
     for n in (1, 3):
         torch.testing.assert_close(small(x[:n].contiguous(memory_format=torch.channels_last)).s, before[:n], rtol=0, atol=0.02 * float(before.abs().max()))
     assert torch.equal(got.s, before), "results are the caller's own"
-    assert small.layers(3) == (n := sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in fold(net).modules()), n)
+    assert small.run.layers() == (n := sum(isinstance(m, (nn.Conv2d, nn.Linear)) for m in fold(net).modules()), n)
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
+
+
+CLASSES = 6
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Patches of real photographs, those that scikit-image comes with: images and labels of the first classes, to train with and to test with."""
+    data, out = load(None, 64, tmp_path_factory.mktemp("photos"), demo="photos", demo_shape=(CLASSES, 80)), {}
+    for split in ("train", "test"):
+        at = data.indices(split)
+        out[split] = crop(torch.from_numpy(data.read(at)), 64).contiguous(), torch.from_numpy(data.labels[at]).long()
+    return out
+
+
+@pytest.mark.parametrize("precision, agreement", [("bf16", 0.97), ("int8", 0.93)])
+@pytest.mark.parametrize("method", ["plain", "wae", "linear-in", "linear-2"])
+def test_answers_on_photographs(photographs, method, precision, agreement):
+    """A network that was trained answers alike: nearly every photograph as in single precision."""
+    try:
+        check_engine("openvino", "cpu", precision)
+    except (ImportError, ValueError) as e:
+        pytest.skip(str(e))
+    torch.manual_seed(0)
+    (x, y), (test, labels) = photographs["train"], photographs["test"]
+    net = build(method, "resnet18", CLASSES, 64, 0.25)
+    optimizer = torch.optim.AdamW(net.parameters(), 4e-3)
+    for step in range(60):
+        at = torch.randint(len(x), (32,), generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        F.cross_entropy(net(x[at]).s, y[at]).backward()
+        optimizer.step()
+    net.eval()
+    fast = prepare(net, "openvino", precision, 64, calibration=x[:64] if precision == "int8" else None)
+    with torch.no_grad():
+        expected, got = net(test).s, fast(test).s
+    assert (expected.argmax(1) == labels).float().mean() > 2 / CLASSES, "it was trained"
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() >= agreement
+    assert not torch.equal(expected, got)
 
 
 def test_answers_of_a_trained_network():
@@ -119,42 +164,50 @@ def test_answers_of_a_trained_network():
     assert len(got.unique()) > 256
 
 
-def test_compiled_forms():
-    """A few are kept, one for each batch size and number of threads, with as many threads as PyTorch has."""
-    small = quantise(two_layers(), torch.rand(1, 3, 8, 8))
+def test_any_batch():
+    """One compiled form, with as many threads as PyTorch had."""
     x = torch.rand(9, 3, 8, 8)
-    scores = small(x).s
-    for n in (*range(1, 8), 1):
-        torch.testing.assert_close(small(x[:n]).s, scores[:n], rtol=0, atol=1e-3)
-    assert len(small._requests) == small.kept
-    assert small(x[:0]).s.shape == (0, 5)
     for threads in {1, min(2, os.cpu_count())}:
         with settings(threads=threads):
-            assert small._request(1).get_compiled_model().get_property("INFERENCE_NUM_THREADS") == threads
+            small = quantise(two_layers(), torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+        scores = small(x).s
+        for n in (*range(1, 8), 1):
+            torch.testing.assert_close(small(x[:n]).s, scores[:n], rtol=0, atol=1e-3)
+        assert small(x[:0]).s.shape == (0, 5)
+        assert small.run.compiled.get_property("INFERENCE_NUM_THREADS") == threads
 
 
 def test_what_it_cannot_take(monkeypatch):
     net, x = trained_like("plain", "vgg11", 64, 0), torch.rand(2, 3, 64, 64)
-    with pytest.raises(TypeError, match="model is a Linear"):
-        quantise(nn.Linear(2, 2), x)
+    int8 = dict(engine="openvino", precision="int8")
     for wrong in (x[0], x[:, :1], x[:0], x.double(), (255 * x).byte()):
         with pytest.raises(ValueError, match=r"calibration is \(.*\), torch\..*: give images as \(N, 3, H, W\), N at least 1, torch.float32"):
-            quantise(net, wrong)
+            prepare(net, **int8, calibration=wrong)
     for wrong in (255 * x, x - 0.5, x / 0):
         with pytest.raises(ValueError, match="calibration has pixels from .* in \\[0, 1\\]"):
-            quantise(net, wrong)
-    with pytest.raises(ValueError, match="image of 32×32 pixels"):
-        quantise(net, x[..., :32, :32])
+            prepare(net, **int8, calibration=wrong)
+    with pytest.raises(ValueError, match="precision='int8' needs calibration=images"):
+        prepare(net, **int8)
+    with pytest.raises(ValueError, match=r"calibration is \(2, 3, 32, 32\), image_size=64: give images of the size that is to come"):
+        prepare(net, **int8, calibration=x[..., :32, :32])
     with pytest.raises(ValueError, match="OpenVINO cannot convert the model for images of 32×32 pixels"):
-        quantise(build("wae", "vgg11", 5, 32, 0.125), torch.rand(1, 3, 32, 32))
+        prepare(build("wae", "vgg11", 5, 32, 0.125), **int8, calibration=torch.rand(1, 3, 32, 32))
     small = quantise(two_layers(), torch.rand(1, 3, 8, 8))
     for wrong in (torch.rand(1, 3, 8, 9), torch.rand(3, 8, 8), torch.rand(1, 3, 8, 8).double()):
-        with pytest.raises(ValueError, match=r"images are .*: the model was calibrated for \(B, 3, 8, 8\), torch.float32 on cpu"):
+        with pytest.raises(ValueError, match=r"images are .*: the model was prepared for \(B, 3, 8, 8\), torch.float32 on cpu"):
             small(wrong)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "nncf" else find(name, *a))
-    with pytest.raises(ImportError, match=r"quantise needs nncf; install the extra: pip install 'wae_nb\[quantise\]'"):
-        quantise(net, x)
+    with pytest.raises(ImportError, match=r"precision='int8' needs nncf; install the extra: pip install 'wae_nb\[quantise\]'"):
+        prepare(net, **int8, calibration=x)
+
+
+def test_what_the_process_says(monkeypatch):
+    """Where NNCF fails, its last line is the error; nothing is left behind."""
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.setattr("wae_nb.deploy.int8.sys.executable", "/bin/false")
+    with pytest.raises(RuntimeError, match=r"\ANNCF could not quantise the model: 1\Z"):
+        quantise(two_layers(), torch.rand(1, 3, 8, 8))
 
 
 def test_silent(tmp_path):
@@ -165,13 +218,13 @@ def test_silent(tmp_path):
         import torch
         from torch import nn
 
-        from wae_nb.deploy.int8 import quantise
+        from wae_nb.deploy.engines import prepare
         from wae_nb.method.classifier import DecomposedClassifier
         from wae_nb.method.decomposers import Identity
 
         net = DecomposedClassifier(Identity(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(288, 5)))
         print("loaded", file=sys.stderr)
-        quantise(net, torch.rand(3, 3, 8, 8))(torch.rand(1, 3, 8, 8))
+        prepare(net, "openvino", "int8", 8, calibration=torch.rand(3, 3, 8, 8))(torch.rand(1, 3, 8, 8))
     """
     env = {k: v for k, v in os.environ.items() if k not in ("CI", "NNCF_CI")}
     env |= dict(HOME=str(tmp_path), PYTHONPATH=os.pathsep.join(sys.path), PYTHONDONTWRITEBYTECODE="1")

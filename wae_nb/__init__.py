@@ -32,7 +32,6 @@ _HOMES = {  # name → the module that has it
     "macs": "measure.cost",
     "time_pairs": "measure.latency",
     "fold": "deploy.folding",
-    "fuse": "deploy.fused",
     "prepare": "deploy.engines",
 }
 __all__ = list(_HOMES)

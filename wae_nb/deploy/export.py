@@ -5,38 +5,41 @@
 # %% auto #0
 __all__ = ['ONNX_NEEDS', 'export_onnx']
 
-# %% ../../nbs/lib/deploy/export.ipynb #a5e6dd84
+# %% ../../nbs/lib/deploy/export.ipynb #b580d5b6
 import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .folding import fold
-from .runtimes import check_installed, written_down
+from .openvino import written_down
+from ..measure.machine import check_installed
 from ..method.classifier import DecomposedClassifier
 
-# %% ../../nbs/lib/deploy/export.ipynb #e38a16d0
+# %% ../../nbs/lib/deploy/export.ipynb #e0ba822b
 ONNX_NEEDS = ("onnx", "onnxscript")  # modules
 
 
 def export_onnx(
     model: DecomposedClassifier,  # trained, on the CPU
     path: str | Path,  # of the file, written whole or not at all
-    image: Tensor,  # of the size and batch that the exported model takes, (B, 3, H, W)
+    image: Tensor,  # of the size that the exported model takes, (B, 3, H, W), B ≥ 2; it takes any number of images
 ) -> Path:
-    """Write a classifier as ONNX, folded: input `image`, output `scores`. Raises `ImportError` without the extra `engines`, `ValueError` if it cannot be.
+    """Write a classifier as ONNX: input `image`, outputs `scores` and, with two streams, `fused_scores` and `low_scores`, which they average.
+
+    Raises `ImportError` without the extra `engines`, `ValueError` if it cannot be.
 
     >>> import tempfile, torch, wae_nb
     >>> net = wae_nb.build("wae", "resnet18", 10, 64, width=0.25).eval()
-    >>> wae_nb.export_onnx(net, tempfile.mkdtemp() + "/net.onnx", torch.rand(1, 3, 64, 64)).name
+    >>> wae_nb.export_onnx(net, tempfile.mkdtemp() + "/net.onnx", torch.rand(2, 3, 64, 64)).name
     'net.onnx'
     """
     check_installed("export_onnx", ONNX_NEEDS, "engines")
-    net, path = written_down(fold(model)), Path(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the exporter thinks about itself
-        program = torch.onnx.export(net, (image,), input_names=["image"], output_names=["scores"], dynamo=True, verbose=False)
+    net, path = written_down(model), Path(path)
+    names = ["scores", "fused_scores", "low_scores"][: 1 if net.model.head_fused is None else 3]
+    any_batch = ({0: torch.export.Dim("batch")},)
+    with warnings.catch_warnings(action="ignore"):  # of what the exporter thinks about itself
+        program = torch.onnx.export(net, (image,), input_names=["image"], output_names=names, dynamic_shapes=any_batch, dynamo=True, verbose=False)
     part = path.with_name(path.name + ".part")
     program.save(str(part))
     part.replace(path)

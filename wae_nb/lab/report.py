@@ -22,13 +22,15 @@ from .paper import FIGURES, TABLES
 from .profiles import PROFILES
 from .records import read_all, records
 from .tables import comparisons, make_table, names_for, quoted_timing
-from .timing import cost_table, read_timing, timed_rows
+from .costs import cost_table, read_timing
+from .timing import timed_rows
 from ..train.records import RecordError, project_root
 
 # %% ../../nbs/lib/lab/report.ipynb #b9383098
 BEYOND = {  # files that the notebooks write beside the paper's tables → what they show
     "tradeoff-openvino": "Accuracy against measured speed-up, in OpenVINO",
-    "tradeoff-fused": "Accuracy against measured speed-up",
+    "tradeoff-fused": "Accuracy against measured speed-up, in packed PyTorch layers, which OpenVINO replaced",
+    "tradeoff-compile": "Accuracy against measured speed-up, in torch.compile",
     "pruning": "What pruning does, part after part",
     "reconstruction": "How well the image comes back",
     "wavelet-like": "How like a wavelet the encoder is",

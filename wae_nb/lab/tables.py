@@ -15,7 +15,7 @@ import pandas as pd
 from .paper import DATA, TABLES, compare
 from .records import to_frame
 from .statistics import accuracy_difference, mean_and_spread, signed, verdict
-from .timing import cost_table, load_records
+from .costs import cost_table, load_records
 from ..train.records import precision_of
 
 # %% ../../nbs/lib/lab/tables.ipynb #d79af809
@@ -38,8 +38,8 @@ def quoted_timing(
     records: Iterable[dict],  # of `load_records`
     device: str,  # "cpu" or "cuda"
 ) -> dict | None:
-    "The first of several timings that the tables can quote: fused, in single precision, at the paper's size."
-    want = dict(engine="fused", precision="fp32", device=device)
+    "The first of several timings that the tables can quote: in the usual engine and single precision, at the paper's size."
+    want = dict(engine="openvino" if device == "cpu" else "compile", precision="fp32", device=device)
     for r in records:
         if all(r["main"][k] == v for k, v in want.items()) and (r["image_size"], r["num_classes"]) == (224, DATA["photos"].classes):
             return r
@@ -59,8 +59,9 @@ def told_of_costs(
     gpu: dict | None,  # of `timing_record`
 ) -> str:  # "" where there is neither
     "What the cost columns were measured on."
-    said = [f"{r['machine']['gpu'] or r['machine']['cpu']} ({r['main']['threads']} threads)" if r is cpu else r["machine"]["gpu"] for r in (cpu, gpu) if r]
-    where = f"Costs: full width, 224 px, {DATA['photos'].classes} classes, fused, fp32, {' and '.join(said)}"
+    said = [f"{cpu['machine']['cpu']} ({cpu['main']['engine']}, {cpu['main']['threads']} threads)"] if cpu else []
+    said += [f"{gpu['machine']['gpu']} ({gpu['main']['engine']})"] if gpu else []
+    where = f"Costs: full width, 224 px, {DATA['photos'].classes} classes, fp32, {' and '.join(said)}"
     return f"{where}; in ms and operations: the cost tables of 04_timing." if said else ""
 
 # %% ../../nbs/lib/lab/tables.ipynb #7a939f2a

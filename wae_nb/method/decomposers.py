@@ -43,7 +43,8 @@ class Resize(nn.Module):
     ) -> Decomposition:  # low is (B, 3, ceil(scale · H), ceil(scale · W))
         "The smaller image."
         size = [math.ceil(n * self.scale) for n in x.shape[-2:]]
-        return Decomposition(F.interpolate(x, size, mode="bilinear", antialias=True))
+        whole = x.to(torch.promote_types(x.dtype, torch.float32))  # torch.compile has no antialiasing in half
+        return Decomposition(F.interpolate(whole, size, mode="bilinear", antialias=True).to(x.dtype))
 
 # %% ../../nbs/lib/method/decomposers.ipynb #ffa2746d
 def _taps(filters) -> Tensor:
