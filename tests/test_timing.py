@@ -107,6 +107,23 @@ def test_heads_and_goals(head, goal):
     assert torch.equal(first.s, kept)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "ncnn"])
+@pytest.mark.parametrize("method", ["wae", "linear-2", "quarter"])
+def test_images_that_pools_leave_nothing_of(method, engine):
+    """A last pool that has a single position to look at: OpenVINO refuses it, ncnn gets it wrong, and it does nothing."""
+    can_run(engine)
+    torch.manual_seed(0)
+    if (method, engine) == ("quarter", "ncnn"):
+        with pytest.raises(
+            ValueError, match="\\Ancnn cannot take the model: it has a step that ncnn does not know, for instance a resize with antialiasing\\Z"
+        ):
+            prepare(build(method, "vgg11", 5, 64, 0.125), engine)
+        return
+    net, x = build(method, "vgg11", 5, 32 if method == "wae" else 64, 0.125).eval(), torch.rand(3, 3, *[32 if method == "wae" else 64] * 2)
+    with torch.no_grad():
+        assert difference(net(x), prepare(net, engine, image_size=x.shape[-1])(x)) < 1e-4
+
+
 @pytest.mark.parametrize("engine", ["openvino", "eager", "compile"])
 def test_bfloat16(engine):
     """Near the scores, not equal to them."""
@@ -315,7 +332,7 @@ def test_made_up_engine(monkeypatch):
     """One entry of `ENGINES`, and it is checked, prepared, listed and left out where it cannot run."""
 
     def make(model, image, how):
-        return lambda x: [0.9999 * model(x).s]
+        return lambda x: [0.9999 * y for y in model(x)]
 
     halved = InferenceEngine("nearly it", make, devices=("cpu", "cuda"), check=lambda device: "needs luck" if luck else None)
     monkeypatch.setitem(ENGINES, "halved", halved)

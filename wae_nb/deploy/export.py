@@ -16,7 +16,7 @@ from .openvino import written_down
 from ..measure.machine import check_installed
 from ..method.classifier import DecomposedClassifier
 
-# %% ../../nbs/lib/deploy/export.ipynb #e0ba822b
+# %% ../../nbs/lib/deploy/export.ipynb #8806cd19
 ONNX_NEEDS = ("onnx", "onnxscript")  # modules
 
 
@@ -35,7 +35,7 @@ def export_onnx(
     'net.onnx'
     """
     check_installed("export_onnx", ONNX_NEEDS, "engines")
-    net, path = written_down(model), Path(path)
+    net, path = written_down(model, image), Path(path)
     names = ["scores", "fused_scores", "low_scores"][: 1 if net.model.head_fused is None else 3]
     any_batch = ({0: torch.export.Dim("batch")},)
     with warnings.catch_warnings(action="ignore"):  # of what the exporter thinks about itself

@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from .folding import fold
 from ..method.classifier import DecomposedClassifier
 
-# %% ../../nbs/lib/deploy/openvino.ipynb #272b4a66
+# %% ../../nbs/lib/deploy/openvino.ipynb #c6b26f87
 class Outputs(nn.Module):
     "A classifier's scores as plain tensors: the final ones and, with two streams, the two that they average."
 
@@ -38,14 +38,24 @@ class Outputs(nn.Module):
 
 def written_down(
     model: DecomposedClassifier,  # trained; not changed
+    image: Tensor,  # (B, 3, H, W), of the size that is to come
 ) -> Outputs:
     "A classifier folded, to be converted. Raises `ValueError` for one whose path depends on its input, `TypeError` for other models."
-    folded = fold(model)
+    folded, idle, single = fold(model), [], (1, 1)
     try:
         for net in (folded.low_net, folded.high_net):
             net is None or torch.fx.symbolic_trace(net)
     except Exception as e:
         raise ValueError("the model's path depends on its input, so it cannot be converted; use the engine 'eager' or 'compile'") from e
+    for name, m in folded.named_modules():
+        if isinstance(m, nn.MaxPool2d):  # of a single position, in small images, which some engines get wrong
+            m.register_forward_hook(lambda m, x, y, name=name: idle.append(name) if x[0].shape[2:] == y.shape[2:] == single else None)
+    with torch.no_grad():
+        folded(image)
+    for name in set(idle):
+        folded.set_submodule(name, nn.Identity())
+    for m in folded.modules():
+        m._forward_hooks.clear()
     return Outputs(folded).eval()
 
 
@@ -54,7 +64,7 @@ def to_openvino(
     image: Tensor,  # (B, 3, H, W), of the size that is to come
 ):  # `openvino.Model`: any number of images → their scores
     "A classifier for OpenVINO. Raises `ValueError` for one that it cannot convert."
-    net = written_down(model)
+    net = written_down(model, image)
     with mock.patch.dict(os.environ, CI="true"), warnings.catch_warnings(action="ignore"):  # where a machine tests, it does not report that it is used
         import openvino
 

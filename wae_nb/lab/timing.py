@@ -154,11 +154,16 @@ def measure(
     only: dict[str, tuple[str, ...]] | None = None,  # engine → rows that it is tried with, the first among them; all by default
     **effort,  # seconds, min_pairs, max_pairs, turn, warmup of `time_turns`
 ) -> list[dict]:  # for each setting, batch size and row: both, `Pairs.summary` against the first row, and every round's time under "ms"
-    "Time rows in turns with each other, in every way. Raises what `deploy.prepare` raises."
+    "Time rows in turns, in every way. Raises what `deploy.prepare` raises; a row that an engine cannot take is left out, with a line that says so."
     calls, out, names = {}, [], list(models)
     for way in ways:
         for name in (only or {}).get(way.engine, names):
-            calls[way, name] = prepared(models[name], way, image_size, max(batches))
+            try:
+                calls[way, name] = prepared(models[name], way, image_size, max(batches))
+            except ValueError as e:  # a row that one engine cannot take
+                if name == names[0]:
+                    raise
+                print(f"{name}: {e}")
             tick()
     with settings(ways[0].precision, ways[0].threads):
         for batch in batches:
