@@ -46,7 +46,7 @@ def save_record(
     record: dict,  # plain data, with its "name"
 ) -> Path:  # of the file, written whole or not at all
     "Write a timing record."
-    path = Path(folder) / f"{record['name']}.json"
+    path, record = Path(folder) / f"{record['name']}.json", json.loads(json.dumps(record))  # as it will be read: numbers as keys become words
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record | dict(digest=digest(record)))
     return path
