@@ -31,8 +31,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
-	$(PY) -m pytest --ignore tests/test_quantise.py
-	$(PY) -m pytest tests/test_quantise.py  # NNCF brings another OpenMP than PyTorch's: in a process of its own
+	$(PY) -m pytest $(addprefix --ignore tests/test_,face.py timing.py tradeoff.py quantise.py)
+	$(PY) -m pytest tests/test_face.py tests/test_timing.py  # engines bring threads and OpenMPs of their own: not in a process that trains afterwards
+	$(PY) -m pytest tests/test_tradeoff.py
+	$(PY) -m pytest tests/test_quantise.py
 
 # the paper's own recipe at full width and 224 px, a few updates of every stage: half an hour on two cores, below 20 GB
 test-paper: $(VENV)/installed

@@ -532,7 +532,7 @@ def test_pruned_network_deployed(pruned):
     backbone, _, _, net = pruned
     folded = fold(net)
     for size in [(75, 75)] + [(97, 50)] * (not backbone.startswith("vgg")):
-        fast, half = prepare(net, image_size=size), prepare(net, "eager", "bf16", image_size=size) if has_bf16() else None
+        fast, half = prepare(net, "eager", image_size=size), prepare(net, "eager", "bf16", image_size=size) if has_bf16() else None
         for n in (1, 5):
             image = torch.rand(n, 3, *size)
             with torch.no_grad():

@@ -74,7 +74,7 @@ def to_openvino(
             size = "×".join(map(str, image.shape[2:]))
             raise ValueError(f"OpenVINO cannot convert the model for images of {size} pixels; in small ones a pool may be larger than its map") from e
 
-# %% ../../nbs/lib/deploy/openvino.ipynb #099addc0
+# %% ../../nbs/lib/deploy/openvino.ipynb #6591d772
 class OpenVINORun:
     "A converted model on the CPU, with as many threads as PyTorch had when it was made."
 
@@ -99,9 +99,11 @@ class OpenVINORun:
         x: Tensor,  # (B, 3, H, W), B ≥ 1, float32, contiguous
     ) -> list[Tensor]:  # the caller's own
         "The scores, as of `Outputs`."
+        if len(self.requests) == 1:
+            return [torch.from_numpy(y) for y in self.requests[0].infer([x.numpy()], share_inputs=True).values()]
         busy = list(zip(self.requests, x.tensor_split(min(len(self.requests), len(x)))))
         for request, part in busy:
-            request.start_async([part.numpy()], share_inputs=True)
+            request.start_async([part.numpy()])
         for request, _ in busy:
             request.wait()
         return [torch.cat([torch.from_numpy(r.output_tensors[i].data.copy()) for r, _ in busy]) for i in range(len(self.compiled.outputs))]
