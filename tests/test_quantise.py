@@ -17,7 +17,7 @@ from wae_nb.data.batches import crop
 from wae_nb.data.sets import load
 from wae_nb.deploy.engines import check_engine, prepare
 from wae_nb.deploy.folding import fold
-from wae_nb.measure.machine import settings
+from wae_nb.measure.machine import has_int8_sums, settings
 from wae_nb.method.classifier import DecomposedClassifier, build
 from wae_nb.method.decomposers import Identity
 
@@ -36,7 +36,7 @@ def two_layers():
 
 
 def by_hand(net, calibration, x):
-    """What INT8 makes of `two_layers`. A map's range is the mean of the images' largest values; the first layer has seven bits, lest sums overflow."""
+    """What INT8 makes of `two_layers`. A map's range is the mean of the images' largest values; the first layer has seven bits where sums would overflow."""
 
     def largest(maps):
         return float(maps.abs().amax((1, 2, 3)).mean())
@@ -47,7 +47,7 @@ def by_hand(net, calibration, x):
 
     conv, linear = net.low_net[0], net.head_low[1]
     a = torch.fake_quantize_per_tensor_affine(x - net.mean, largest(calibration - net.mean) / 127, 0, -128, 127)
-    f = F.conv2d(a, weights(conv, 63.5, -64, 63)).relu()
+    f = F.conv2d(a, weights(conv, *((127, -127, 127) if has_int8_sums() else (63.5, -64, 63)))).relu()
     f = torch.fake_quantize_per_tensor_affine(f, largest(net.low_net(calibration - net.mean)) / 255, 0, 0, 255)
     return F.linear(f.flatten(1), weights(linear, 127, -127, 127))
 
@@ -104,37 +104,39 @@ CLASSES = 6
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Patches of real photographs, those that scikit-image comes with: images and labels of the first classes, to train with and to test with."""
-    data, out = load(None, 64, tmp_path_factory.mktemp("photos"), demo="photos", demo_shape=(CLASSES, 80)), {}
-    for split in ("train", "test"):
-        at = data.indices(split)
-        out[split] = crop(torch.from_numpy(data.read(at)), 64).contiguous(), torch.from_numpy(data.labels[at]).long()
-    return out
+    """Patches of real photographs, those that scikit-image comes with: images and labels of the first classes."""
+    data = load(None, 64, tmp_path_factory.mktemp("photos"), demo="photos", demo_shape=(CLASSES, 80))
+    at = data.indices("train")
+    return crop(torch.from_numpy(data.read(at)), 64).contiguous(), torch.from_numpy(data.labels[at]).long()
 
 
-@pytest.mark.parametrize("precision, agreement", [("bf16", 0.97), ("int8", 0.93)])
+@pytest.mark.parametrize("precision, agreement", [("bf16", 0.99), ("int8", 0.97)])
 @pytest.mark.parametrize("method", ["plain", "wae", "linear-in", "linear-2"])
 def test_answers_on_photographs(photographs, method, precision, agreement):
-    """A network that was trained answers alike: nearly every photograph as in single precision."""
+    """A network answers as in single precision on what it has learnt, where its answer is a clear one: the half with the best score farthest from the next."""
     try:
         check_engine("openvino", "cpu", precision)
     except (ImportError, ValueError) as e:
         pytest.skip(str(e))
     torch.manual_seed(0)
-    (x, y), (test, labels) = photographs["train"], photographs["test"]
-    net = build(method, "resnet18", CLASSES, 64, 0.25)
+    x, y = photographs
+    net = build(method, "vgg11_bn", CLASSES, 64, 0.25, head="pooled")
     optimizer = torch.optim.AdamW(net.parameters(), 4e-3)
-    for step in range(60):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=90)
+    for step in range(90):
         at = torch.randint(len(x), (32,), generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
         F.cross_entropy(net(x[at]).s, y[at]).backward()
         optimizer.step()
+        schedule.step()
     net.eval()
-    fast = prepare(net, "openvino", precision, 64, calibration=x[:64] if precision == "int8" else None)
+    fast = prepare(net, "openvino", precision, 64, calibration=x[::4] if precision == "int8" else None)  # they lie by class
     with torch.no_grad():
-        expected, got = net(test).s, fast(test).s
-    assert (expected.argmax(1) == labels).float().mean() > 2 / CLASSES, "it was trained"
-    assert (got.argmax(1) == expected.argmax(1)).float().mean() >= agreement
+        expected, got = net(x).s, fast(x).s
+    assert (expected.argmax(1) == y).float().mean() > 0.9, "it was trained"
+    best, next_best = expected.topk(2).values.unbind(1)
+    clear = (best - next_best) > (best - next_best).median()
+    assert (got.argmax(1) == expected.argmax(1))[clear].float().mean() >= agreement
     assert not torch.equal(expected, got)
 
 

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..measure.machine import has_int8_sums
+
 # %% ../../nbs/lib/deploy/int8.ipynb #1a3c900e
 def check_calibration(
-    calibration: Tensor | None,  # images like those to come, (N, 3, H, W), N ≥ 1, pixels in [0, 1], float32; all are used
+    calibration: Tensor | None,  # images like those to come, of every class, (N, 3, H, W), N ≥ 1, pixels in [0, 1], float32; all are used
 ) -> None:
     "Raise a one-line `ValueError` for images that cannot show a model's ranges."
     if calibration is None:
-        raise ValueError("precision='int8' needs calibration=images: some hundred of the training images, (N, 3, H, W), pixels in [0, 1]")
+        raise ValueError("precision='int8' needs calibration=images: some hundred of the training images, of every class, (N, 3, H, W), pixels in [0, 1]")
     if calibration.ndim != 4 or calibration.shape[1] != 3 or not len(calibration) or calibration.dtype != torch.float32:
         raise ValueError(f"calibration is {tuple(calibration.shape)}, {calibration.dtype}: give images as (N, 3, H, W), N at least 1, torch.float32")
     low, high = (float(v) for v in calibration.aminmax())
@@ -53,7 +55,9 @@ def quantise_files(
     images = np.load(f"{folder}/images.npy")
     own = nncf.IgnoredScope(patterns=[r"__module\.model/aten::(add|div)/.*"], validate=False)  # of the classifier, not its networks
     model = openvino.Core().read_model(f"{folder}/model.xml")
-    model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]), subset_size=len(images), ignored_scope=own)
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE if has_int8_sums() else nncf.OverflowFix.FIRST_LAYER)
+    how = dict(subset_size=len(images), ignored_scope=own, fast_bias_correction=False, advanced_parameters=advanced)
+    model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]), **how)
     openvino.save_model(model, f"{folder}/int8.xml", compress_to_fp16=False)
 
 
