@@ -98,7 +98,7 @@ def has_bf16(
 
 
 def has_int8_sums() -> bool:
-    "Whether the processor adds products of 8-bit integers in 32 bits (VNNI, AMX, Arm's dot product), as the kernel lists it; others add them in 16, where they overflow."
+    "Whether the processor adds products of 8-bit integers in 32 bits (VNNI, AMX, Arm's dot product), as the kernel lists it, and not in 16."
     return not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}.isdisjoint(_flags())
 
 
