@@ -17,6 +17,7 @@ from wae_nb.data.batches import crop
 from wae_nb.data.sets import load
 from wae_nb.deploy.engines import check_engine, prepare
 from wae_nb.deploy.folding import fold
+from wae_nb.measure import machine
 from wae_nb.measure.machine import has_int8_sums, settings
 from wae_nb.method.classifier import DecomposedClassifier, build
 from wae_nb.method.decomposers import Identity
@@ -77,6 +78,13 @@ def test_integers_by_hand(contrast):
     assert (got - expected).abs().max() < 2e-4 < 2e-3 < (net(x).s - expected).abs().max()
     assert small.run.layers() == (2, 2)
     assert torch.equal(quantise(net, calibration)(x).s, got)
+
+
+@pytest.mark.parametrize("flags, sums", [("avx2 avx512f avx512_vnni", True), ("avx2 avx_vnni", True), ("asimd asimddp", True), ("avx2 avx512f", False)])
+def test_processors(monkeypatch, flags, sums):
+    """Where sums of products would overflow, the first layer's weights have seven bits."""
+    monkeypatch.setattr(machine.Path, "read_text", lambda self: f"flags : {flags}")
+    assert has_int8_sums() is (sums and machine.Path("/proc/cpuinfo").exists())
 
 
 @pytest.mark.parametrize("method, backbone, size", [("plain", "vgg16", 67), ("plain", "resnet50", 45)])
