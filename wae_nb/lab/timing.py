@@ -7,6 +7,7 @@ __all__ = ['timed_rows', 'row_model', 'available_engines', 'available_precisions
            'prepared', 'measure', 'working_memory', 'breakdown']
 
 # %% ../../nbs/lib/lab/timing.ipynb #eae814bc
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -215,7 +216,8 @@ def _alone(net: nn.Module, inputs: list[Tensor], setting: Setting) -> Callable[[
         return partial(net, *inputs)
     import openvino
 
-    converted = openvino.convert_model(net, example_input=tuple(inputs), input=[list(x.shape) for x in inputs])
+    with warnings.catch_warnings(action="ignore"):  # of how PyTorch writes a model down
+        converted = openvino.convert_model(net, example_input=tuple(inputs), input=[list(x.shape) for x in inputs])
     (request,) = OpenVINORun(converted, setting.precision).requests
     return lambda: request.infer([x.numpy() for x in inputs], share_inputs=True)
 
