@@ -257,7 +257,8 @@ def in_short(
     for what, among in (("decomposition", {k: rs for k, rs in cheap.items() if k in against}), ("of all rows", cheap)):
         if among:
             best = max(among, key=lambda k: np.mean([r["best"]["val_top1"] for r in among[k]]))  # by the validation split
-            bars = {WHOLE: "full resolution", ("plain", "longer"): "full resolution, trained longer"} | ({("plain", best[1]): "full resolution taught the same way"} if best[1] in TAUGHT else {})
+            bars = {WHOLE: "full resolution", ("plain", "longer"): "full resolution, trained longer"}
+            bars |= {("plain", best[1]): "full resolution taught the same way"} if best[1] in TAUGHT else {}
             said = [s for bar, name in bars.items() if bar in found for s in _told(title_of(best), name, paired(among[best], found[bar]))]
             out += [f"best {what} on the validation split at {fewer:g} times fewer operations: {s}" for s in said]
     for way in WAYS:
