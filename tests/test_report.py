@@ -12,12 +12,15 @@ import pytest
 from conftest import ROOT, run_notebook
 from test_figures import regenerated
 
+from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.paper import FIGURES, TABLES
+from wae_nb.lab.profiles import PROFILES
 from wae_nb.lab.report import Report, page
 from wae_nb.train.records import RecordError, digest
 
 TABLE = re.compile(r"table(\d)-.*")
-COMMITTED = [p for p in sorted((ROOT / "figures").glob("*/table*-*.json")) if p.parent.name != "timing"]
+OTHER_SIZE = re.compile(r"table\d-\d+px-.*")  # not the profile's
+COMMITTED = [p for p in sorted((ROOT / "figures").glob("*/table*-*.json")) if p.parent.name != "timing" and not OTHER_SIZE.match(p.stem)]
 
 
 def copied(folder: Path, data: str = "") -> Path:
@@ -246,3 +249,12 @@ def test_make_report(faces):
     path.unlink()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "report.html" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_size_that_is_not_the_profiles_is_in_the_names(tmp_path):
+    """So that a sweep at another size never stands where the report looks for the profile's."""
+    usual = PROFILES["photos"]["smoke"].image_size
+    for size, name in ((0, "norm-demo-photos-vgg16.csv"), (usual, "norm-demo-photos-vgg16.csv"), (usual + 8, f"norm-{usual + 8}px-demo-photos-vgg16.csv")):
+        exp = Experiment("smoke", "vgg16", "", 0, kind="photos", runs_dir=tmp_path, figures_dir=tmp_path / str(size), progress=False, image_size=size)
+        exp.save("norm", pd.DataFrame({"a": [1]}))
+        assert (tmp_path / str(size) / "smoke" / name).exists()

@@ -78,8 +78,10 @@ class Experiment:
         check_backbone(backbone)
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
+        self.at = ""  # in the names of tables and figures: a size that is not the profile's
         if image_size:
             check_image_size(image_size)
+            self.at = f"{image_size}px-" if image_size != self.size.image_size else self.at
             self.size = replace(self.size, image_size=image_size)
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
@@ -152,9 +154,9 @@ class Experiment:
         caption: str = "",  # stands under a table
         rows: dict[str, list[Run | dict]] | None = None,  # the runs or records that each row or line comes from, kept as json
     ) -> Path:  # of the md or png file
-        "Write a table or figure into the figures of the profile, named after the data and the backbone."
+        "Write a table or figure into the figures of the profile, named after the data, the backbone and a size that is not the profile's."
         runs = {row: [getattr(r, "record", r)["name"] for r in rs] for row, rs in rows.items()} if rows is not None else None
-        return save_output(self.figures_dir, f"{name}-{self.data.name}-{self.backbone}", what, caption, runs)
+        return save_output(self.figures_dir, f"{name}-{self.at}{self.data.name}-{self.backbone}", what, caption, runs)
 
     def table(
         self,
