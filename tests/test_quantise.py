@@ -118,10 +118,10 @@ def photographs(tmp_path_factory):
     return crop(torch.from_numpy(data.read(at)), 64).contiguous(), torch.from_numpy(data.labels[at]).long()
 
 
-@pytest.mark.parametrize("precision, agreement", [("bf16", 0.99), ("int8", 0.97)])
+@pytest.mark.parametrize("precision, agreement", [("bf16", 0.97), ("int8", 0.93)])
 @pytest.mark.parametrize("method", ["plain", "wae", "linear-in", "linear-2"])
 def test_answers_on_photographs(photographs, method, precision, agreement):
-    """A network answers as in single precision on what it has learnt, where its answer is a clear one: the half with the best score farthest from the next."""
+    """A network that was trained answers alike: nearly every photograph that it has learnt as in single precision."""
     try:
         check_engine("openvino", "cpu", precision)
     except (ImportError, ValueError) as e:
@@ -130,21 +130,20 @@ def test_answers_on_photographs(photographs, method, precision, agreement):
     x, y = photographs
     net = build(method, "vgg11_bn", CLASSES, 64, 0.25, head="pooled")
     optimizer = torch.optim.AdamW(net.parameters(), 4e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=90)
-    for step in range(90):
-        at = torch.randint(len(x), (32,), generator=torch.Generator().manual_seed(step))
-        optimizer.zero_grad()
-        F.cross_entropy(net(x[at]).s, y[at]).backward()
-        optimizer.step()
-        schedule.step()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=120)
+    with settings(threads=1):  # the same network for any number of cores
+        for step in range(120):
+            at = torch.randint(len(x), (32,), generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            F.cross_entropy(net(x[at]).s, y[at], label_smoothing=0.1).backward()  # as in the strong recipe: scores stay within bounds
+            optimizer.step()
+            schedule.step()
     net.eval()
     fast = prepare(net, "openvino", precision, 64, calibration=x[::4] if precision == "int8" else None)  # they lie by class
     with torch.no_grad():
         expected, got = net(x).s, fast(x).s
     assert (expected.argmax(1) == y).float().mean() > 0.9, "it was trained"
-    best, next_best = expected.topk(2).values.unbind(1)
-    clear = (best - next_best) > (best - next_best).median()
-    assert (got.argmax(1) == expected.argmax(1))[clear].float().mean() >= agreement
+    assert (got.argmax(1) == expected.argmax(1)).float().mean() >= agreement
     assert not torch.equal(expected, got)
 
 
