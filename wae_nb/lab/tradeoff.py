@@ -118,6 +118,9 @@ def time_run(
     return _timed(run, baseline, setting, batch, "", {}, lambda: None, effort)
 
 # %% ../../nbs/lib/lab/tradeoff.ipynb #92fbbe30
+_BIASES = "layer by layer"  # how they are corrected: a record of another way is not this one's
+
+
 def _check_calibration(run: Run, data: Dataset, images: int) -> int:
     "How many images there are to calibrate with."
     _check_classifier(run)
@@ -172,7 +175,7 @@ def evaluate_int8(
 ) -> dict:  # a record: the metrics under "test", the answers under "answers", the number of images under "calibration"
     "Test a run's network in INT8, or find it tested. Raises `ValueError` for other data, too few images or stage 1, `RecordError`, `ImportError`."
     n, name = _check_calibration(run, data, images), f"{run.record['name']}-int8"
-    same = dict(of=run.record["digest"], calibration=n, biases="layer by layer", machine=hardware())  # the weights that were tested, and how
+    same = dict(of=run.record["digest"], calibration=n, biases=_BIASES, machine=hardware())  # the weights that were tested, and how
     if record := _found(run, name, same):
         return record
     engine = engine or Engine("cpu", progress=False)
@@ -194,7 +197,7 @@ def time_int8(
     if setting.engine != "openvino":
         raise ValueError(f"engine={setting.engine!r}: a network in INT8 runs in 'openvino', and is timed against its baseline there")
 
-    also = dict(calibration=_check_calibration(run, data, images), biases="layer by layer")
+    also = dict(calibration=_check_calibration(run, data, images), biases=_BIASES)
     return _timed(run, baseline, replace(setting, precision="int8"), batch, "-int8", also, lambda: calibration_images(run, data, images), effort)
 
 # %% ../../nbs/lib/lab/tradeoff.ipynb #f98cc893
