@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,9 @@ from torch import nn
 from wae_nb.data.batches import crop
 from wae_nb.data.sets import load
 from wae_nb.deploy.engines import check_engine, prepare
+from wae_nb.deploy.export import WEIGHTS, export_openvino
 from wae_nb.deploy.folding import fold
+from wae_nb.deploy.openvino import OpenVINORun
 from wae_nb.measure import machine
 from wae_nb.measure.machine import has_int8_sums, settings
 from wae_nb.method.classifier import DecomposedClassifier, build
@@ -237,4 +240,47 @@ def test_silent(tmp_path):
     env |= dict(HOME=str(tmp_path), PYTHONPATH=os.pathsep.join(sys.path), PYTHONDONTWRITEBYTECODE="1")
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.partition("loaded\n")[2]) == (0, "", ""), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method, backbone, size", [("wae", "vgg11", 64), ("linear-in", "resnet18", 75)])
+def test_weights_of_a_file(tmp_path, method, backbone, size):
+    """Weights of eight bits, against weights rounded with PyTorch and run there; what each file weighs."""
+    import openvino
+
+    net, x = trained_like(method, backbone, size, 0), contrasts(6, size)
+    rounded, files, scores = fold(net), {}, {}
+    for m in rounded.modules():
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            step, zero = m.weight.abs().flatten(1).amax(1) / 128, torch.zeros(len(m.weight), dtype=torch.int32)  # a filter's largest weight is its 128th step
+            m.weight = nn.Parameter(torch.fake_quantize_per_channel_affine(m.weight, step, zero, 0, -128, 128))
+    for weights in WEIGHTS:
+        path = export_openvino(net, tmp_path / f"{weights}.xml", x[:2], weights)
+        files[weights] = path.with_suffix(".bin").stat().st_size
+        scores[weights] = OpenVINORun(openvino.Core().read_model(path))(x)[0]
+    assert relative(scores["fp32"], net(x).s) < 1e-4 and relative(scores["fp16"], net(x).s) < 1e-2
+    assert relative(scores["int8"], net(x).s) > 3 * relative(scores["int8"], rounded(x).s)
+    assert files["fp16"] < 0.52 * files["fp32"] and files["int8"] < 0.28 * files["fp32"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{w}.{end}" for w in WEIGHTS for end in ("bin", "xml"))
+
+
+def test_int8_as_a_file(tmp_path):
+    """What is read back is what `prepare` runs."""
+    import openvino
+
+    net, x = trained_like("wae", "resnet18", 64, 0), contrasts(6, 64)
+    path = export_openvino(net, tmp_path / "net.xml", x[:2], calibration=x)
+    got = OpenVINORun(openvino.Core().read_model(path), "int8")(x)[0]
+    assert torch.equal(got, quantise(net, x)(x).s)
+
+
+def test_files_that_cannot_be(tmp_path):
+    net, x = trained_like("wae", "resnet18", 64, 0), contrasts(2, 64)
+    for change, message in (
+        (dict(weights="fp8"), "weights='fp8' is unknown; use one of fp32, fp16, int8"),
+        (dict(path=tmp_path / "net.onnx"), "an OpenVINO file ends in .xml"),
+        (dict(calibration=255 * x), "give them in [0, 1]"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            export_openvino(net, **dict(path=tmp_path / "net.xml", image=x) | change)
     assert not list(tmp_path.iterdir())

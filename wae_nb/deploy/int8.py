@@ -46,32 +46,39 @@ def _pools_for_int8(converted) -> None:
 
 
 def quantise_files(
-    folder: str,  # with model.xml and images.npy; int8.xml is written there
+    folder: str,  # with model.xml and, unless only weights are to be quantised, images.npy; int8.xml is written there
 ) -> None:
     "What the process does."
     import nncf
     import openvino
 
-    images = np.load(f"{folder}/images.npy")
-    own = nncf.IgnoredScope(patterns=[r"__module\.model/aten::(add|div)/.*"], validate=False)  # of the classifier, not its networks
-    model = openvino.Core().read_model(f"{folder}/model.xml")
-    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE if has_int8_sums() else nncf.OverflowFix.FIRST_LAYER)
-    how = dict(subset_size=len(images), ignored_scope=own, fast_bias_correction=False, advanced_parameters=advanced)
-    model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]), **how)
+    model, images = openvino.Core().read_model(f"{folder}/model.xml"), Path(folder, "images.npy")
+    model = _all_in_int8(model, np.load(images)) if images.exists() else nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     openvino.save_model(model, f"{folder}/int8.xml", compress_to_fp16=False)
 
 
+def _all_in_int8(model, images: np.ndarray):
+    import nncf
+
+    own = nncf.IgnoredScope(patterns=[r"__module\.model/aten::(add|div)/.*"], validate=False)  # of the classifier, not its networks
+    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.DISABLE if has_int8_sums() else nncf.OverflowFix.FIRST_LAYER)
+    how = dict(subset_size=len(images), ignored_scope=own, fast_bias_correction=False, advanced_parameters=advanced)
+    return nncf.quantize(model, nncf.Dataset([image[None] for image in images]), **how)
+
+
 def quantise(
-    converted,  # `openvino.Model`, any number of images → their scores; its pools take another form
-    calibration: Tensor,  # as in `check_calibration`
+    converted,  # `openvino.Model`, any number of images → their scores; for maps in INT8 its pools take another form
+    calibration: Tensor | None,  # as in `check_calibration`; None for the weights alone: a quarter of the file, and the arithmetic stays as it is
 ):  # `openvino.Model`
     "A converted classifier in INT8, without training. Raises `RuntimeError` with what NNCF said where it fails."
     import openvino
 
-    _pools_for_int8(converted)
     with tempfile.TemporaryDirectory(prefix="wae_nb_int8_") as folder:
+        if calibration is not None:
+            _pools_for_int8(converted)
         openvino.save_model(converted, Path(folder) / "model.xml", compress_to_fp16=False)
-        np.save(Path(folder) / "images.npy", calibration.detach().cpu().numpy())
+        if calibration is not None:
+            np.save(Path(folder) / "images.npy", calibration.detach().cpu().numpy())
         code = "import sys; from wae_nb.deploy.int8 import quantise_files; quantise_files(sys.argv[1])"
         env = os.environ | dict(CI="true", NNCF_CI="1", PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
         done = subprocess.run([sys.executable, "-c", code, folder], env=env, capture_output=True, text=True)

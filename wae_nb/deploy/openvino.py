@@ -88,6 +88,7 @@ class OpenVINORun:
 
         hints = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": goal.upper()}
         hints |= {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
+        hints |= {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}  # weights of eight bits are no reason to round the maps
         if precision == "int8":
             hints |= {"SNIPPETS_MODE": "DISABLE"}
         self.compiled = openvino.Core().compile_model(converted, "CPU", hints)

@@ -11,7 +11,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, UTC
 from functools import partial
 
 import numpy as np
@@ -20,7 +19,6 @@ import torch
 from torch import nn, Tensor
 
 from ..data.batches import crop, stream_seed
-from ..data.files import write_json
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
 from ..deploy.engines import Prepared
@@ -28,44 +26,16 @@ from .experiment import Experiment
 from .paper import TABLES, Row, added_rows, pruned_rows
 from .statistics import mean_and_spread
 from .records import epochs
+from .retested import OnCPU, check_classifier, found_beside, record_beside
 from .timing import Setting, images as random_images, prepared
 from ..measure.latency import time_pairs
 from ..measure.machine import check_precision, hardware, settings
 from ..prune.pruners import has_rule
 from ..train.engine import Engine
 from ..train.loop import evaluate
-from ..train.records import RecordError, commit, digest, read_record
 from ..train.runs import Run
-from ..train.specs import STAGE_1
-from ..train.tasks import score_metrics
 
 # %% ../../nbs/lib/lab/tradeoff.ipynb #44332026
-def _found(run: Run, name: str, same: dict) -> dict | None:
-    "The record of that name, if it was made from the same. Raises `RecordError` for one that was changed."
-    path = run.folder / f"{name}.json"
-    if not path.exists():
-        return None
-    try:
-        record = read_record(path)
-    except RecordError as e:
-        raise RecordError(f"{e}; remove it to have it made anew") from None
-    return record if all(record.get(k) == v for k, v in same.items()) else None
-
-
-def _recorded(run: Run, name: str, fields: dict, write: bool = True) -> dict:
-    record = dict(name=name, **{k: run.record[k] for k in ("decisive", "recipe", "seed", "data")}, **fields)
-    record |= dict(code=commit(), finished=datetime.now(UTC).isoformat(timespec="seconds"))
-    record["digest"] = digest(record)
-    if write:
-        write_json(run.folder / f"{name}.json", record)
-    return record
-
-
-def _check_classifier(run: Run) -> None:
-    if run.spec.stage == STAGE_1:
-        raise ValueError(f"{run.spec.name} has no classifier; use a run of another stage")
-
-
 def _timed(
     run: Run,
     baseline: Run,
@@ -77,7 +47,7 @@ def _timed(
     effort: dict,
 ) -> dict:
     for r in (run, baseline):
-        _check_classifier(r)
+        check_classifier(r)
     for what in ("data", "image_size", "width", "seed"):
         of, against = getattr(run.spec, what), getattr(baseline.spec, what)
         if of != against:
@@ -91,7 +61,7 @@ def _timed(
     name = "-".join([run.record["name"] + kind, "time", setting.engine, *precision, where, f"b{batch}"])
     with settings(setting.precision, setting.threads):
         same = dict(of=run.record["digest"], against=baseline.record["digest"], machine=hardware(setting.device), setting=vars(setting) | dict(batch=batch))
-        if record := _found(run, name, same | also):
+        if record := found_beside(run, name, same | also):
             return record
         x, size = random_images(batch, run.spec.image_size, setting), run.spec.image_size
         base_setting = replace(setting, precision="fp32") if setting.precision == "int8" else setting
@@ -100,7 +70,7 @@ def _timed(
         pairs = time_pairs(*(partial(call, x) for call in calls), batch, device=setting.device, **effort)
     costs = {k: dict(run=run.record[k], baseline=baseline.record[k]) for k in ("macs", "parameters")}
     fields = dict(baseline=baseline.record["name"], image_size=run.spec.image_size, times=vars(setting) | pairs.summary(), **costs)
-    return _recorded(run, name, same | also | fields)
+    return record_beside(run, name, same | also | fields)
 
 
 def _network_on(run: Run, setting: Setting) -> nn.Module:
@@ -123,7 +93,7 @@ _BIASES = "layer by layer"  # how they are corrected: a record of another way is
 
 def _check_calibration(run: Run, data: Dataset, images: int) -> int:
     "How many images there are to calibrate with."
-    _check_classifier(run)
+    check_classifier(run)
     if run.spec.data != data.checksum:
         raise ValueError(f"{run.spec.name} was trained on the data {run.spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…")
     if images < 1:
@@ -153,20 +123,6 @@ def quantised(
     return prepared(_network_on(run, int8), int8, run.spec.image_size, calibration=calibration)
 
 
-class _OnCPU(nn.Module):
-    "A network that is tested on the CPU, wherever the engine has the images."
-
-    def __init__(self, model: Prepared):
-        super().__init__()
-        self.model = model
-
-    def eval_metrics(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        return {k: v.to(y.device) for k, v in score_metrics(self.model(x.float().cpu()), y.cpu()).items()}
-
-    def summary(self, means: dict[str, float]) -> dict[str, float]:
-        return means
-
-
 def evaluate_int8(
     run: Run,  # with a classifier
     data: Dataset,  # that it was trained on
@@ -176,12 +132,12 @@ def evaluate_int8(
     "Test a run's network in INT8, or find it tested. Raises `ValueError` for other data, too few images or stage 1, `RecordError`, `ImportError`."
     n, name = _check_calibration(run, data, images), f"{run.record['name']}-int8"
     same = dict(of=run.record["digest"], calibration=n, biases=_BIASES, machine=hardware())  # the weights that were tested, and how
-    if record := _found(run, name, same):
+    if record := found_beside(run, name, same):
         return record
     engine = engine or Engine("cpu", progress=False)
-    test, each = evaluate(_OnCPU(quantised(run, data, images)), data, "test", run.spec.image_size, engine)
+    test, each = evaluate(OnCPU(quantised(run, data, images)), data, "test", run.spec.image_size, engine)
     fields = dict(test=test, answers=each["answer"].tolist(), labels=each["label"].tolist())
-    return _recorded(run, name, same | fields, engine.accelerator.is_main_process)
+    return record_beside(run, name, same | fields, engine.accelerator.is_main_process)
 
 
 def time_int8(
