@@ -153,6 +153,8 @@ def measure(
     image_size: int,  # pixels
     tick: Callable[[], object] = lambda: None,  # called after each preparation and each batch size
     only: dict[str, tuple[str, ...]] | None = None,  # engine → rows that it is tried with, the first among them; all by default
+    at: dict[int, tuple[str, ...]] | None = None,  # batch size → rows that are timed there, the first among them; all by default
+    rounds: dict[int, int] | None = None,  # batch size → the least number of rounds there, where it is not `min_pairs`
     **effort,  # seconds, min_pairs, max_pairs, turn, warmup of `time_turns`
 ) -> list[dict]:  # for each setting, batch size and row: both, `Pairs.summary` against the first row, and every round's time under "ms"
     "Time rows in turns, in every way. Raises what `deploy.prepare` raises; a row that an engine cannot take is left out, with a line that says so."
@@ -169,7 +171,9 @@ def measure(
     with settings(ways[0].precision, ways[0].threads):
         for batch in batches:
             x = images(batch, image_size, ways[0])
-            times = dict(zip(calls, time_turns([partial(call, x) for call in calls.values()], device=ways[0].device, **effort).T))
+            here = {key: call for key, call in calls.items() if key[1] in (at or {}).get(batch, names)}
+            least = dict(min_pairs=rounds[batch]) if batch in (rounds or {}) else {}
+            times = dict(zip(here, time_turns([partial(call, x) for call in here.values()], device=ways[0].device, **effort | least).T))
             for (way, name), each in times.items():
                 pairs = Pairs(times[way, names[0]], each, batch).summary()
                 out.append(vars(way) | dict(row=name, threads=torch.get_num_threads()) | pairs | dict(ms=[1e3 * t for t in each]))
