@@ -1,9 +1,10 @@
-"""Write figures/README.md: every table and picture of figures/, by what it shows and by data set, with its records.
+"""Write figures/README.md: every table and picture of figures/, by what it shows and by data set, with its records; and what the front page says of them.
 
-    python figures/make_readme.py           write it anew
-    python figures/make_readme.py --check   exit with 1 where it differs from the files
+    python figures/make_readme.py           write both anew
+    python figures/make_readme.py --check   exit with 1 where they differ from the files
 """
 
+import csv
 import json
 import re
 import sys
@@ -103,9 +104,47 @@ def readme() -> str:
     return "\n".join([INTRO, *contents, *body]) + "\n"
 
 
+FRONT, BEGIN, END = FIGURES.parent / "README.md", "<!-- from records, by figures/make_readme.py -->\n", "<!-- end -->"
+SHOWN = {  # row of the table of accuracy against speed-up → what the front page calls it
+    "plain (longer)": "standard network, 24 epochs",
+    "half (patient)": "half resolution, taught",
+    "linear-in (patient)": "linear encoder, details in the first layer, taught",
+    "linear-2 (patient)": "linear encoder, two levels, taught",
+    "quarter (patient)": "a quarter of the resolution, taught",
+}
+
+
+def rows_of(path: Path, *keys: str) -> dict[str, dict]:
+    """The lines of a table, by some of its cells."""
+    with path.open(encoding="utf-8") as file:
+        return {" ".join(line[k] for k in keys): line for line in csv.DictReader(file)}
+
+
+def front() -> str:
+    """The front page, what it says of results made anew."""
+    said = FRONT.read_text(encoding="utf-8")
+    if BEGIN not in said:
+        return said
+    points = rows_of(FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv", "row")
+    lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % | times faster | in INT8: top-1, % | times faster |", "|---|---|---|---|---|"]
+    for row, title in SHOWN.items():
+        cells = [points[name][k] for name in (row, f"{row}, int8") for k in ("top-1 accuracy (%)", "speed-up")]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
+    lines += ["", "| Full width, 224 px, one image: times faster | same engine, fp32 | best engine of each side, fp32 | over INT8 |", "|---|---|---|---|"]
+    for row in ("VGG16 Ours", "VGG16 linear encoder, two levels, pooled head", "ResNet-50 Ours"):
+        cells = [full[row][k] for k in ("same engine, fp32", "best in fp32", "best of all over INT8")]
+        lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
+    machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
+    lines += ["", f"One seed above; medians [quartiles] below. {machine}"]
+    before, after = said.split(BEGIN)[0], said.split(END)[1]
+    return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
+
+
 if __name__ == "__main__":
-    path, new = FIGURES / "README.md", readme()
+    pages = {FIGURES / "README.md": readme(), **({FRONT: front()} if FRONT.exists() else {})}
     if sys.argv[1:] == ["--check"]:
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
-        sys.exit("figures/README.md is not what figures/ says; run python figures/make_readme.py" if old != new else 0)
-    path.write_text(new, encoding="utf-8")
+        wrong = [path for path, new in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != new]
+        sys.exit("".join(f"{p.relative_to(FIGURES.parent)} is not what figures/ says; run python figures/make_readme.py\n" for p in wrong).strip() or 0)
+    for path, new in pages.items():
+        path.write_text(new, encoding="utf-8")
