@@ -53,6 +53,8 @@ def _tests(record: dict) -> list[dict]:
         return [dict(kind="time", int8="calibration" in record, **of, **{k: t[k] for k in ("engine", "batch", "threads", "device")}, **medians)]
     if "calibration" in record:
         return [dict(kind="int8", int8=True) | record["test"]]
+    if "blur" in record:
+        return [dict(kind="blur", blur=record["blur"]) | record["test"]]
     if "bytes" in record:
         return [dict(kind="file", weights=record["weights"], bytes=record["bytes"]) | record["test"]]
     if all(isinstance(t, dict) for t in record["test"].values()):
