@@ -3,9 +3,11 @@
 import importlib
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -74,6 +76,24 @@ def test_readme_is_short_and_its_imports_are_there(root):
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
     for name in re.findall(r"\bwae_nb\.(\w+)\(", said):
         assert hasattr(wae_nb, name), name
+
+
+@pytest.mark.parametrize("off, code, word", [(5, 0, "as recorded"), (12, 1, "NOT AS RECORDED")])
+def test_results_are_checked(monkeypatch, tmp_path, capsys, off, code, word):
+    """A row that answers some test images otherwise than its record is told from one that is as recorded, whatever was trained."""
+    check = runpy.run_path(str(ROOT / "figures/check_results.py"))
+
+    def stand_in(exp, specs):
+        kept = json.loads((ROOT / f"figures/strong/records/{specs[0].name}.json").read_text())
+        right = [i for i, (a, b) in enumerate(zip(kept["answers"], kept["labels"])) if a == b][:off]
+        answers = [a + 1 if i in right else a for i, a in enumerate(kept["answers"])]
+        return [SimpleNamespace(record=kept | dict(answers=answers, test=dict(top1=kept["test"]["top1"] - off / len(answers))))]
+
+    monkeypatch.setattr("wae_nb.lab.experiment.Experiment.runs", stand_in)
+    assert check["main"](str(tmp_path)) == code
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said[1:-1]] == [word] * 3
+    assert all(f"{-100 * off / 288:+.2f} points, {1 - off / 288:.1%} of the answers the same" in line for line in said[1:-1])
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda p: p.stem)
