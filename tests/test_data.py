@@ -1,8 +1,10 @@
 """Data on disk: the real faces where they are at hand, and CACD's layout."""
 
 import shutil
+import struct
 import sys
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -130,6 +132,103 @@ def test_a_picture_over_pillows_limit(people, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"id0/00.pgm is too large for Pillow \(Image size \(1890 pixels\) exceeds limit of 200 pixels"):
         load(people, 32, tmp_path / "cache")
+
+
+def deep_set(folder, images, ending="png"):
+    """Two classes of one picture after the other."""
+    for k, a in enumerate(images):
+        path = folder / "ab"[k % 2] / f"{k:02d}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(a).save(path)
+    return folder
+
+
+def ramp(white, dtype, share=1.0, low=0.0):
+    return (low + (share * white - low) * np.linspace(0, 1, 37 * 37)).reshape(37, 37).astype(dtype)
+
+
+LEVELS = [  # white, dtype and ending of the files: what a data set holds whose brightest image reaches white and whose darkest a quarter of it
+    (65535, np.uint16, "png"),
+    (16383, np.uint16, "png"),
+    (4095, np.uint16, "png"),
+    (1023, np.uint16, "png"),
+    (1023, np.uint16, "tiff"),
+    (4095, np.int32, "tiff"),
+    (255, np.int32, "tiff"),
+    (1, np.float32, "tiff"),
+    (1 + 1e-6, np.float32, "tiff"),
+    (255, np.float32, "tiff"),
+]
+
+
+@pytest.mark.parametrize("white, dtype, ending", LEVELS)
+def test_deep_images_have_one_range(tmp_path, white, dtype, ending):
+    """255 levels of the brightest image, and a quarter of them for one that is a quarter as bright, whatever the order of the files."""
+    shares = [0.25, 1, 0.5, 0.25, 0.25, 0.5]
+    data = load(deep_set(tmp_path / "set", [ramp(white, dtype, s) for s in shares], ending), 32, tmp_path / "cache")
+    for image, share in zip(data.images, [shares[int(f[2:4])] for f in data.files]):
+        expected = 255 * share * np.linspace(0, 1, 37 * 37).reshape(37, 37)
+        assert np.abs(image.astype(float) - expected[..., None]).max() < 1.3  # both roundings go down
+
+
+def test_deep_pgm_says_what_is_white(tmp_path):
+    """Its largest value stands in the file."""
+    for k in range(6):
+        path = tmp_path / f"set/{'ab'[k % 2]}/{k}.pgm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"P5 37 37 4000\n" + np.full((37, 37), 1000, ">u2").tobytes())
+    assert (load(tmp_path / "set", 32, tmp_path / "cache").images == 63).all()
+
+
+def with_nan(a):
+    a[3, 4] = np.nan
+    return a
+
+
+UNKNOWN = [  # the one image that the rule does not cover, and what is said of it
+    (ramp(1, np.float32, low=-1.0), "b/03.tiff: floats from -1 to 1, where white is not known"),
+    (ramp(1000, np.float32), "b/03.tiff: floats from 0 to 1000, where white is not known"),
+    (ramp(2.5, np.float32), "b/03.tiff: floats from 0 to 2.5, where white is not known"),
+    (with_nan(ramp(1, np.float32)), "b/03.tiff: 1 pixels are not finite numbers, the others reach from 0 to 1"),
+    (ramp(10**6, np.int32), r"b/03.tiff: integers from 0 to 1e\+06, where white is not known"),
+    (ramp(200, np.int32, low=-3), "b/03.tiff: integers from -3 to 200, where white is not known"),
+]
+
+
+@pytest.mark.parametrize("image, message", UNKNOWN)
+def test_deep_images_that_nobody_can_read_are_refused(tmp_path, image, message):
+    others = ramp(1 if image.dtype == np.float32 else 200, image.dtype)
+    folder = deep_set(tmp_path / "set", [others, others, others, image, others, others], "tiff")
+    with pytest.raises(DataError, match=message) as e:
+        load(folder, 32, tmp_path / "cache")
+    assert "\n" not in str(e.value) and not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
+    (folder / "b/03.tiff").unlink()  # without it, all is as ever
+    assert load(folder, 32, tmp_path / "cache").images.max() == (255 if image.dtype == np.float32 else 200)
+
+
+def deep_colours(path, white):
+    """A PNG of 16 bits a colour, which Pillow cannot write: rows of big-endian values, each after the filter's byte."""
+    rows = np.repeat(ramp(white, ">u2")[..., None], 3, 2)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 37, 37, 16, 2, 0, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("white", [65535, 4095])
+def test_deep_colours(tmp_path, white):
+    """Pillow keeps the upper byte: right for 16 bits, 15 levels of a 12-bit image."""
+    for k in range(6):
+        deep_colours(tmp_path / f"set/{'ab'[k % 2]}/{k}.png", white)
+    if white == 65535:
+        assert load(tmp_path / "set", 32, tmp_path / "cache").images.max() == 255
+    else:
+        with pytest.raises(DataError, match="16 bits a colour, and no image goes above 4095; Pillow reads the upper byte alone"):
+            load(tmp_path / "set", 32, tmp_path / "cache")
 
 
 def test_a_demo_pack_is_named_by_its_generator(tmp_path, monkeypatch):

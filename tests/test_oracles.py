@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import pywt
 import torch
+from torch import nn
 
+from wae_nb.measure.cost import macs, roofline
 from wae_nb.method.classifier import Scores
 from wae_nb.method.decomposers import DWT
 from wae_nb.method.losses import classification_loss, joint_loss, transform_loss
@@ -75,3 +77,34 @@ def test_linear_encoder_is_one_9x9_convolution():
         (g,) = torch.autograd.grad(out[0, 0, 8, 8], x, retain_graph=True)
         rows = g.abs().sum((0, 1, 3)).nonzero().flatten()
         assert rows.min() == 16 - 4 and rows.max() == 16 + 4
+
+
+class Looks(nn.Module):
+    """A network that looks at values: on the meta device there are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.second(x) if float(x.abs().max()) > 0 else x
+
+
+COUNTED = 16 * 16 * 8 * 27 + 8 * 8 * 16 * 72  # of `Looks` on 32 pixels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_operations_in_every_precision(dtype):
+    """Of a network that can be run without values, and of one that cannot; it is left as it was."""
+    looks = Looks()
+    for net in (nn.Sequential(looks.first, looks.second), looks):
+        net = net.to(dtype)
+        assert macs(net, 32) == COUNTED and roofline(net, 32, 2, (1.0, 1e9)) == 2 * COUNTED
+        assert {p.dtype for p in net.parameters()} == {dtype} and net.training and not any(m._forward_hooks for m in net.modules())
+
+
+@pytest.mark.parametrize("count", [lambda net: macs(net, 32, channels=3), lambda net: roofline(net, 32, 1, (1.0, 1.0))], ids=["macs", "roofline"])
+def test_operations_that_cannot_be_counted(count):
+    with pytest.raises(ValueError, match=r"\Aoperations cannot be counted: Sequential does not run on 1 image of 3 channels and 32×32 pixels: [^\n]+\Z"):
+        count(nn.Sequential(nn.Conv2d(4, 8, 3)))

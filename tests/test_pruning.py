@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import runpy
+from collections import OrderedDict
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
@@ -30,8 +31,9 @@ from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.measure.cost import macs
 from wae_nb.measure.machine import has_bf16
-from wae_nb.method.classifier import build
-from wae_nb.prune.pruners import PRUNERS, Pruner
+from wae_nb.method.classifier import DecomposedClassifier, build
+from wae_nb.method.decomposers import Identity
+from wae_nb.prune.pruners import PRUNERS, Pruner, PruneStep
 from wae_nb.prune.structures import thinet
 from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_layers, remove_channels
 from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
@@ -571,6 +573,132 @@ def test_grouped_convolutions_have_no_rule():
     for method in PRUNERS:
         with raises(ValueError, "low_net .Sequential. has no rule for pruning"):
             PRUNERS[method].parts(lively("resnext50_32x4d"))
+
+
+def conv(i, o, **how):
+    return nn.Conv2d(i, o, 3, 1, 1, **how)
+
+
+class Own(nn.Module):
+    """A network of somebody's own: other names, another depth, functions between the layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.scale = conv(3, 8), nn.BatchNorm2d(8)
+        self.deep = nn.ModuleList([nn.Sequential(conv(8, 12), nn.LeakyReLU(0.1)), conv(12, 16)])
+        self.last = nn.Sequential(OrderedDict(squeeze=conv(16, 10), act=nn.GELU()))
+
+    def forward(self, x):
+        x = F.max_pool2d(torch.relu(self.scale(self.stem(x))), 2)
+        for layer in self.deep:
+            x = layer(x).relu()
+        return self.last(F.dropout(x, 0.1, self.training))
+
+
+class Summed(nn.Module):
+    """A sum, of two kinds: only what is inside may go."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(8, 6), conv(6, 8)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return x + self.c(F.relu(self.b(x)))
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(3, 8), conv(8, 8)
+
+    def forward(self, x):
+        return self.b(F.relu(self.b(F.relu(self.a(x)))))
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = conv(3, 8)
+
+    def forward(self, x):
+        return self.a(x) if x.mean() > 0 else -self.a(x)
+
+
+def pooled_scores(channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5))
+
+
+def flat_scores(features):
+    return nn.Sequential(nn.Flatten(), nn.Linear(features, 5))
+
+
+def own(net, channels, flat_head=False):
+    """A classifier of five classes, with norms that have seen something."""
+    torch.manual_seed(0)
+    model = DecomposedClassifier(Identity(), net, flat_scores(channels * 16 * 16) if flat_head else pooled_scores(channels))
+    model.train()(torch.rand(16, 3, 32, 32))
+    return model.eval()
+
+
+OWN = {  # network → its prunable layers, their norms and readers
+    "names": (
+        lambda: own(Own(), 10, flat_head=True),
+        [("stem", "scale", "deep.0.0"), ("deep.0.0", None, "deep.1"), ("deep.1", None, "last.squeeze"), ("last.squeeze", None, "1")],
+    ),
+    "a sum": (lambda: own(Summed(), 8), [("b", None, "c")]),
+    "one layer": (lambda: own(nn.Sequential(conv(3, 8)), 8), [("0", None, "2")]),
+    "nested": (lambda: own(nn.Sequential(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8)), nn.ReLU(), conv(8, 6)), 6), [("0.0", "0.1", "2"), ("2", None, "2")]),
+    "groups": (lambda: own(nn.Sequential(conv(3, 8), conv(8, 8, groups=8), conv(8, 6), conv(6, 4)), 4), [("2", None, "3"), ("3", None, "2")]),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_network_of_ones_own(name):
+    """Every layer that one other layer reads, and no other; without its channels the network says what it says with them at zero; both methods prune it."""
+    make, expected = OWN[name]
+    net, (x, y) = make(), batches_of(32, 0, classes=5)[0]
+    places = flat(prunable_layers(net))
+    last = len(places) - 1
+    named = [(f"low_net.{layer}", norm and f"low_net.{norm}", reader) for layer, norm, reader in expected]
+    in_head = [isinstance(net.get_submodule(p.reader), nn.Linear) for p in places]
+    assert places == [(layer, norm, f"{'head_low' if linear else 'low_net'}.{r}") for (layer, norm, r), linear in zip(named, in_head)]
+    assert not any(in_head[:last])
+    for place in places:
+        smaller, gone = copy.deepcopy(net), [1, 3]
+        remove_channels(smaller, {place.layer: gone}, x[:1])
+        gates = torch.ones(1, net.get_submodule(place.layer).out_channels)
+        gates[0, gone] = 0
+        with torch.no_grad(), gated(net, place, gates):
+            assert difference([net(x).s], [smaller(x).s]) < 1e-5
+    for method in PRUNERS:
+        pruned, whole = copy.deepcopy(net), macs(net, 32)
+        if method == "thinet" and all(in_head):
+            with raises(ValueError, "low_net .Sequential. has no layer for ThiNet, which rebuilds the next convolution: low_net.0 have none behind them"):
+                PRUNERS[method].parts(pruned)
+            continue
+        parts = PRUNERS[method].parts(pruned)
+        for i in range(PRUNERS[method].count(parts, PruneRecipe(*[StageRecipe(0.1, 4, 1)] * 2, parts=1))):
+            PRUNERS[method].prune(pruned, parts, PruneStep(i, 1 if method == "taylor" else len(parts), 0.8, whole, 50, 0), [(x, y)])
+        assert macs(pruned, 32) < whole and pruned(x).s.shape == (len(x), 5)
+        state = {k: v.clone() for k, v in pruned.state_dict().items()}
+        assert torch.equal(fit_shapes(make(), state).eval()(x).s, pruned(x).s)
+
+
+STUCK = {
+    "twice": (Twice, "low_net .Twice. has no layer that can be pruned: low_net.a feeds low_net.b, which is used twice; low_net.b is used twice"),
+    "branches": (Branching, "low_net .Branching. cannot be pruned: torch.fx cannot tell which layer reads which .*control flow"),
+    "normalised otherwise": (lambda: nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8)), "no layer that can be pruned: low_net.0 feeds low_net.1 .GroupNorm."),
+    "no convolution": (lambda: nn.Sequential(nn.MaxPool2d(2)), "no layer that can be pruned: it has no convolution"),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_a_network_that_cannot_be_pruned_is_one_line(name):
+    make, message = STUCK[name]
+    for method in PRUNERS:
+        with raises(ValueError, message):
+            PRUNERS[method].parts(DecomposedClassifier(Identity(), make(), pooled_scores(8)))
 
 
 def test_specs_that_cannot_be():

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .decode import WhiteLevels, read_image
 from .files import lock
-from .folder import DataError, ImageFile, check_classes, read_image
+from .folder import DataError, ImageFile, check_classes
 from .progress import progress_bar
 
 # %% ../../nbs/lib/data/pack.ipynb #ea522e8d
@@ -191,10 +192,12 @@ def sources_key(
     return total.hexdigest()[:12]
 
 # %% ../../nbs/lib/data/pack.ipynb #8b299f53
-def _read(source: ImageFile, size: int) -> tuple[str | None, np.ndarray | None]:
+def _read(source: ImageFile, size: int, white: WhiteLevels) -> tuple[str | None, np.ndarray | None]:
     data = source.read()  # a disk that fails is no damaged image: packing stops, and goes on when it is back
     try:
-        return hashlib.sha256(data).hexdigest(), read_image(io.BytesIO(data), size)
+        return hashlib.sha256(data).hexdigest(), read_image(io.BytesIO(data), size, white)
+    except DataError:  # not damaged, but nobody knows what is white
+        raise
     except Image.DecompressionBombError as e:
         raise DataError(f"{source.name} is too large for Pillow ({e}); make it smaller, or remove it") from None
     except Exception:  # Pillow's readers raise all kinds for a damaged file
@@ -241,11 +244,12 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
     blocks = [json.loads(line) for line in lines[1:]]
     digests = [d for _, each in blocks for d in each]
     damaged = [s.name for s, d in zip(sources, digests) if d is None]
+    white = WhiteLevels(sources)
     with ThreadPoolExecutor(workers) as pool, open(part / "images.npy", "r+b") as images, open(journal, "a") as noted:
         bar = progress_bar(total=n, initial=len(digests), desc=f"packing {name}")
         for start in range(len(digests), n, BLOCK):
             block = np.zeros((min(BLOCK, n - start), size, size, 3), np.uint8)
-            for place, (digest, image) in zip(block, pool.map(_read, sources[start : start + BLOCK], [size] * len(block))):
+            for place, (digest, image) in zip(block, pool.map(_read, sources[start : start + BLOCK], [size] * len(block), [white] * len(block))):
                 digests.append(digest)
                 bar.update()
                 if image is None:

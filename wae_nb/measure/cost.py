@@ -7,12 +7,32 @@ __all__ = ['macs', 'roofline']
 
 # %% ../../nbs/lib/measure/cost.ipynb #310e86e8
 import copy
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/lib/measure/cost.ipynb #4ac24db2
+def _run_for(
+    count: Callable[[nn.Module, Tensor], float],  # what is wanted of a copy of the model and of images in its precision
+    model: nn.Module,  # not changed
+    shape: tuple[int, int, int, int],  # of the images
+) -> float:
+    "Count on the meta device, or here where the model looks at values. Raises a one-line `ValueError` where it does not run on such images."
+    tensors = [*model.parameters(), *model.buffers()]
+    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+    for device in ("meta",) if any(t.is_meta for t in tensors) else ("meta", "cpu"):
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        try:
+            with torch.no_grad():
+                return count(copy.deepcopy(model).to(device).eval(), x)
+        except Exception as e:  # a model of somebody's own raises what it likes
+            said = (str(e).splitlines() or [type(e).__name__])[0]
+    size = f"{shape[0]} image{'s' * (shape[0] > 1)} of {shape[1]} channels and {shape[2]}×{shape[3]} pixels"
+    raise ValueError(f"operations cannot be counted: {type(model).__name__} does not run on {size}: {said}")
+
+
 def macs(
     model: nn.Module,  # takes one image batch; not changed
     image_size: int | tuple[int, int] = 224,  # pixels, or (H, W)
@@ -25,12 +45,17 @@ def macs(
     >>> import wae_nb
     >>> wae_nb.macs(wae_nb.build("wae", "vgg16", num_classes=1000))
     4381913088
+
+    Raises a one-line `ValueError` for a model that does not run on such an image.
     """
     h, w = (image_size, image_size) if isinstance(image_size, int) else image_size
-    meta = copy.deepcopy(model).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta(torch.empty(1, channels, h, w, device="meta"))
-    flops = counter.get_total_flops()
+
+    def count(net, x):
+        with FlopCounterMode(display=False) as counter:
+            net(x)
+        return counter.get_total_flops()
+
+    flops = _run_for(count, model, (1, channels, h, w))
     assert flops % 2 == 0, "torch counts two operations a MAC"
     return flops // 2
 
@@ -42,18 +67,19 @@ def roofline(
     rates: tuple[float, float],  # of `machine_rates`: MACs a second, bytes a second
     element_size: int = 4,  # bytes of a weight
 ) -> float:  # seconds a call
-    "The time of a call, layer by layer the longer of arithmetic and of reading the weights."
-    total = 0.0
+    "The time of a call, layer by layer the longer of arithmetic and of reading the weights. Raises `ValueError` as `macs` does."
 
-    def add(m, _, out):
-        nonlocal total
-        positions = out.numel() // m.weight.shape[0]  # of the whole batch
-        total += max(positions * m.weight.numel() / rates[0], m.weight.numel() * element_size / rates[1])
+    def count(net, x):
+        times = []
 
-    meta = copy.deepcopy(model).to("meta").eval()
-    for m in meta.modules():
-        if isinstance(m, (nn.Conv2d, nn.Linear)):
-            m.register_forward_hook(add)
-    with torch.no_grad():
-        meta(torch.empty(batch, 3, image_size, image_size, device="meta"))
-    return total
+        def add(m, _, out):
+            positions = out.numel() // m.weight.shape[0]  # of the whole batch
+            times.append(max(positions * m.weight.numel() / rates[0], m.weight.numel() * element_size / rates[1]))
+
+        for m in net.modules():
+            if isinstance(m, (nn.Conv2d, nn.Linear)):
+                m.register_forward_hook(add)
+        net(x)
+        return sum(times)
+
+    return _run_for(count, model, (batch, 3, image_size, image_size))

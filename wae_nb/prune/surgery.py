@@ -8,11 +8,12 @@ __all__ = ['check_keep', 'check_torch_pruning', 'PrunableLayer', 'prunable_layer
 
 # %% ../../nbs/lib/prune/surgery.ipynb #4212eb2d
 import importlib.util
+from collections import Counter, OrderedDict
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor, fx, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ..method.classifier import DecomposedClassifier
@@ -40,28 +41,76 @@ class PrunableLayer(NamedTuple):
     reader: str  # the convolution or linear layer that takes its channels
 
 
+# what changes every channel by itself, leaves a silent one silent, or puts them side by side in order
+_CHANNEL_WISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d,
+                 nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten)  # fmt: skip
+_CHANNEL_WISE_NAMES = {"relu", "relu_", "relu6", "leaky_relu", "gelu", "silu", "hardswish", "tanh", "dropout", "max_pool2d", "boolean_dispatch",
+                       "avg_pool2d", "adaptive_avg_pool2d", "flatten"}  # functions and methods; `max_pool2d` is called the third  # fmt: skip
+
+
 def prunable_layers(
-    model: DecomposedClassifier,  # a standard network
+    model: DecomposedClassifier,  # a standard network; its low_net may be anybody's
 ) -> list[list[PrunableLayer]]:  # in parts that are pruned together
-    "Where a network may be pruned: layer after layer in VGG, block after block in ResNets. Raises `ValueError` for a network without a rule."
+    """Where a network may be pruned: block after block in ResNets, else layer after layer, wherever one layer alone reads a convolution's channels.
+
+    Raises a one-line `ValueError` that names the layers where there is no such place, or torch.fx cannot follow the network.
+    """
     named = list(model.low_net.named_modules(prefix="low_net"))
     blocks = [(n, m) for n, m in named if isinstance(m, (BasicBlock, Bottleneck))]
-    if any(m.groups > 1 for _, m in named if isinstance(m, nn.Conv2d)) or not (blocks or isinstance(model.low_net[0], nn.Conv2d)):
-        raise ValueError(f"low_net ({type(model.low_net).__name__}) has no rule for pruning; torchvision's VGG, ResNet and wide ResNet families have one")
-    if blocks:
-        inner = [[f"{n}.conv{i}" for i in (1, 2, 3) if hasattr(m, f"conv{i}")] for n, m in blocks]
-        return [[PrunableLayer(a, a.replace("conv", "bn"), b) for a, b in zip(convs, convs[1:])] for convs in inner]
-    convs = [(n, m) for n, m in named if isinstance(m, nn.Conv2d)]
-    kinds = {n: type(m) for n, m in named}
-    norms = {n: _next(n) if kinds.get(_next(n)) is nn.BatchNorm2d else None for n, _ in convs}
-    readers = [n for n, _ in convs[1:]] + [next(n for n, m in model.head_low.named_modules(prefix="head_low") if isinstance(m, nn.Linear))]
-    return [[PrunableLayer(n, norms[n], reader)] for (n, _), reader in zip(convs, readers)]
+    if not blocks:
+        return _chains(model)
+    if any(m.groups > 1 for _, m in named if isinstance(m, nn.Conv2d)):
+        raise ValueError(f"low_net ({type(model.low_net).__name__}) has no rule for pruning: its blocks have grouped convolutions")
+    inner = [[f"{n}.conv{i}" for i in (1, 2, 3) if hasattr(m, f"conv{i}")] for n, m in blocks]
+    return [[PrunableLayer(a, a.replace("conv", "bn"), b) for a, b in zip(convs, convs[1:])] for convs in inner]
 
 
-def _next(name: str) -> str:
-    "The name of the next layer of a `Sequential`."
-    stem, _, i = name.rpartition(".")
-    return f"{stem}.{int(i) + 1}"
+def _chains(model: DecomposedClassifier) -> list[list[PrunableLayer]]:
+    "The convolutions whose channels one other layer reads, as torch.fx sees the network run."
+    net, kind = nn.Sequential(OrderedDict(low_net=model.low_net, head_low=model.head_low)), f"low_net ({type(model.low_net).__name__})"
+    try:
+        graph = fx.Tracer().trace(net)
+    except Exception as e:  # a model of somebody's own raises what it likes
+        raise ValueError(f"{kind} cannot be pruned: torch.fx cannot tell which layer reads which ({(str(e).splitlines() or [''])[0]})") from None
+    layers = {node: net.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
+    calls = Counter(map(id, layers.values()))
+    found, reasons = [], []
+    for node, conv in layers.items():
+        if isinstance(conv, nn.Conv2d) and node.target.startswith("low_net"):
+            try:
+                found.append([_chain(node, layers, calls)])
+            except ValueError as e:
+                reasons.append(str(e))
+    if not found:
+        raise ValueError(f"{kind} has no layer that can be pruned: {'; '.join(dict.fromkeys(reasons)) or 'it has no convolution'}")
+    return found
+
+
+def _chain(node: fx.Node, layers: dict[fx.Node, nn.Module], calls: Counter) -> PrunableLayer:
+    "From a convolution to what reads it. Raises `ValueError` saying what is in the way."
+    first, norm = node.target, None
+
+    def check(at):
+        if calls[id(layers[at])] > 1:
+            raise ValueError(f"{first} is used twice" if at.target == first else f"{first} feeds {at.target}, which is used twice")
+        if getattr(layers[at], "groups", 1) > 1:
+            raise ValueError(f"{first} has groups" if at.target == first else f"{first} feeds {at.target}, which has groups")
+
+    check(node)
+    while True:
+        users = list(node.users)
+        if len(users) != 1:
+            raise ValueError(f"{first} is read in {len(users)} places")
+        (node,) = users
+        m, name = layers.get(node), getattr(node.target, "__name__", str(node.target))
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            check(node)
+            return PrunableLayer(first, norm, node.target)
+        if isinstance(m, nn.BatchNorm2d) and norm is None:
+            check(node)
+            norm = node.target
+        elif not (isinstance(m, _CHANNEL_WISE) or m is None and name in _CHANNEL_WISE_NAMES):
+            raise ValueError(f"{first} feeds {name if m is None else f'{name} ({type(m).__name__})'}")
 
 # %% ../../nbs/lib/prune/surgery.ipynb #4b18aa69
 @contextmanager

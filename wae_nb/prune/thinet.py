@@ -68,9 +68,18 @@ def rescale(
 def thinet_layers(
     model: DecomposedClassifier,  # a standard network
 ) -> list[list[PrunableLayer]]:  # in parts that are pruned together
-    "Where ThiNet prunes: all of `prunable_layers` but for VGG's last stage, which its authors left whole. Raises `ValueError` for a network without a rule."
-    pools = [i for i, m in enumerate(model.low_net) if isinstance(m, nn.MaxPool2d)]
-    return [part for part in prunable_layers(model) if len(pools) < 4 or int(part[0].layer.split(".")[-1]) < pools[3]]
+    """Where ThiNet prunes: `prunable_layers` that convolutions read, but for what follows a fourth pooling, VGG's last stage, which its authors left whole.
+
+    Raises a one-line `ValueError` for a network without such a layer.
+    """
+    order = {n: i for i, n in enumerate(n for n, _ in model.named_modules())}
+    pools = [order[n] for n, m in model.named_modules() if n.startswith("low_net.") and isinstance(m, nn.MaxPool2d)]
+    early = [part for part in prunable_layers(model) if len(pools) < 4 or order[part[0].layer] < pools[3]]
+    if not (read := [part for part in early if all(isinstance(model.get_submodule(p.reader), nn.Conv2d) for p in part)]):
+        named = ", ".join(p.layer for part in prunable_layers(model) for p in part)
+        kind = type(model.low_net).__name__
+        raise ValueError(f"low_net ({kind}) has no layer for ThiNet, which rebuilds the next convolution: {named} have none behind them")
+    return read
 
 
 @torch.no_grad()
