@@ -92,6 +92,7 @@ def test_the_rooms():
 
 def test_every_module_is_a_notebook_s():
     exports = {p.relative_to(ROOT / "nbs/lib").with_suffix("").parts for p in (ROOT / "nbs/lib").rglob("*.ipynb") if not p.parts[-1].startswith((".", "_"))}
+    exports = exports - {("train", "command")} | {("train", "__main__")}  # nbdev passes over notebooks whose names begin like that
     assert exports == {m for m in modules(ROOT / "wae_nb") if m[-1] != "__init__"}
 
 

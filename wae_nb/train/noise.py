@@ -12,7 +12,7 @@ from datetime import datetime, UTC
 from ..data.files import write_json
 from ..data.pack import Dataset
 from .engine import Engine
-from .loop import evaluate
+from .evaluation import evaluate
 from .records import commit, digest, machine, precision_of, read_record
 from .runs import Run
 from .specs import STAGE_1

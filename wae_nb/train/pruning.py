@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ..data.batches import crop, stream_seed
 from ..data.pack import Dataset
 from ..measure.cost import macs
 from ..prune.pruners import PRUNERS, PruneStep
 from ..prune.surgery import fit_shapes
-from .checkpoints import save_weights
+from .checkpoints import KEPT, from_first, last_whole, seal, write_in_all
 from .engine import Engine, deterministic
 from .loop import fit
 from .specs import RunSpec
@@ -44,6 +45,31 @@ class _Batches(Sequence):
         return crop(images, self.size), labels
 
 
+def _written(folder: Path) -> list[Path]:
+    "A folder for each time that the network was written down, the last one last."
+    return sorted(folder.glob("parts-[0-9]*"))
+
+
+def _bytes(net: nn.Module) -> int:
+    return sum(v.nbytes for v in net.state_dict().values())
+
+
+def _write_down(net: nn.Module, progress: dict, path: Path) -> None:
+    "The network and how far it has come, whole or not at all; then the last `KEPT` stay."
+    part = path.with_name("parts.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        save_file({k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}, part / "weights.safetensors")
+        (part / "progress.json").write_text(json.dumps(progress))
+        before = [p for p in _written(path.parent) if p < path][1 - KEPT :]
+        seal(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for old in set(_written(path.parent)) - {path, *before}:
+        shutil.rmtree(old)
+
+
 @deterministic()
 def prune_run(
     spec: RunSpec,  # of a method of `PRUNERS`
@@ -52,42 +78,45 @@ def prune_run(
     engine: Engine,
     folder: Path,  # of the run; what it needs to go on is kept there
 ) -> list[dict]:  # of each step: the MACs and the validation accuracy that it left, and its seconds
-    "Prune a network step after step and train it in between, going on where it was cut off."
+    "Prune a network step after step and train it in between, going on where it was cut off. Raises as `fit` does."
     net, r, size = task.model, spec.recipe.prune, spec.image_size
-    pruner, whole, path = PRUNERS[spec.method], macs(net, size), folder / "part.safetensors"
+    pruner, whole = PRUNERS[spec.method], macs(net, size)
     parts = pruner.parts(net)
     steps = pruner.count(parts, r)
     progress = dict(done=[], pruned=False)
 
     def keep_progress():
-        if engine.accelerator.is_main_process:  # in one file with the weights: both or neither
-            save_weights(net, path, progress=torch.tensor(list(json.dumps(progress).encode()), dtype=torch.uint8))
+        path = folder / f"parts-{2 * len(progress['done']) + bool(progress['pruned']):04d}"
+        write_in_all(engine.accelerator, path, lambda: engine.accelerator.is_main_process and _write_down(net, progress, path), _bytes(net))
 
     def go_on():
-        state = load_file(path)
-        progress.update(json.loads(bytes(state.pop("progress").tolist())))
-        fit_shapes(net, state)
+        remedy = f"nothing is left to go on from: remove {folder} to prune it anew"
+        path, damaged = from_first(engine.accelerator, lambda: last_whole(_written(folder), remedy))
+        if path and damaged and engine.accelerator.is_main_process:
+            print(f"{'; '.join(damaged)}; going on from {path}")
+        if path:
+            progress.update(json.loads((path / "progress.json").read_text()))
+            fit_shapes(net, load_file(path / "weights.safetensors"))
 
-    if path.exists():
-        go_on()
+    go_on()
     while (i := len(progress["done"])) < steps:
         seed, tuning = stream_seed("prune", spec.seed, i), folder / f"part-{i:02d}"
         if not progress["pruned"]:
             if engine.accelerator.is_main_process:
+                shutil.rmtree(tuning, ignore_errors=True)  # of an attempt whose own step was damaged since
                 began, batches = time.perf_counter(), _Batches(spec, data, seed, engine.accelerator.device)
                 net.to(engine.accelerator.device)
                 if spec.keep < 1:
                     pruner.prune(net, parts, PruneStep(i, steps, spec.keep, whole, r.samples, seed), batches)
                 progress["pruned"] = time.perf_counter() - began
-                keep_progress()
             engine.accelerator.wait_for_everyone()
+            keep_progress()
             go_on()  # one process chooses, all go on with its choice
         result = fit(task, data, r.between, size, tuning, seed, engine, f"{spec.title}, part {i + 1} of {steps}")
         seconds = round(progress["pruned"] + result["seconds"], 1)
         progress["done"].append(dict(macs=macs(net, size), val_top1=result["best"]["val_top1"], seconds=seconds))
         progress["pruned"] = False
         keep_progress()
-        engine.accelerator.wait_for_everyone()
         if engine.accelerator.is_main_process:
             shutil.rmtree(tuning)
     return progress["done"]

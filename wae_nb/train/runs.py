@@ -6,22 +6,24 @@
 __all__ = ['Run', 'network_of', 'finished_run', 'get_or_train']
 
 # %% ../../nbs/lib/train/runs.ipynb #ca0c65e3
+import hashlib
 import json
 import shutil
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, UTC
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from filelock import FileLock, Timeout
+from safetensors.torch import load
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from ..data.batches import crop
-from ..data.files import lock, write_json
+from ..data.files import cannot_write, write_json
 from ..data.pack import Dataset
 from ..measure.cost import macs
 from ..method.classifier import IMAGENET_MEAN, METHODS, build
@@ -29,9 +31,10 @@ from ..method.wae import WAE
 from ..prune.pruners import STRUCTURES, check_prunable
 from ..prune.structures import thinet
 from ..prune.surgery import fit_shapes, layer_widths
-from .checkpoints import save_weights, write_metrics
+from .checkpoints import file_digest, from_first, save_weights, write_metrics
 from .engine import Engine
-from .loop import evaluate, fit
+from .evaluation import evaluate
+from .loop import fit
 from .pruning import prune_run
 from .records import RecordError, commit, digest, machine, project_root
 from .specs import PLAIN, RunSpec, STAGE_1, STAGE_2, STAGE_3
@@ -46,11 +49,12 @@ class Run:
     folder: Path
     spec: RunSpec
     record: dict
+    trained: bool = False  # now, and not found
 
     @cached_property
     def model(self) -> nn.Module:  # a `DecomposedClassifier`, or a `WAE` for stage 1; in evaluation mode
         "The network with the weights of its best epoch."
-        net, state = network_of(self.spec, self.record["data"]["classes"]), load_file(self.folder / "model.safetensors")
+        net, state = network_of(self.spec, self.record["data"]["classes"]), self.weights("model.safetensors")
         fit_shapes(net, state) if self.spec.pruned else net.load_state_dict(state)
         return net.eval()
 
@@ -66,8 +70,22 @@ class Run:
             return finished_run(self.spec.parent, self.folder.parent).model
         wae = WAE()
         wae.encoder = METHODS[self.spec.method].encoder(self.model.decomposer)
-        wae.decoder.load_state_dict(load_file(self.folder / "decoder.safetensors"))
+        wae.decoder.load_state_dict(self.weights("decoder.safetensors"))
         return wae.eval()
+
+    def weights(
+        self,
+        name: str,  # of a safetensors file of the run
+    ) -> dict[str, torch.Tensor]:
+        "Trained weights as they were written. Raises `RecordError` with the path for a file that is damaged or missing."
+        path, said = self.folder / name, self.record.get("files", {}).get(name)  # the first records do not say
+        try:
+            read = path.read_bytes()
+            if said and hashlib.sha256(read).hexdigest() != said:
+                raise ValueError("its checksum is not the record's")
+            return load(read)
+        except Exception as e:  # safetensors has errors of its own
+            raise RecordError(f"{path} is damaged ({str(e).splitlines()[0]}); remove {self.folder} to train it anew") from None
 
 # %% ../../nbs/lib/train/runs.ipynb #4b274de3
 def network_of(
@@ -149,7 +167,7 @@ def get_or_train(
     engine: Engine | None = None,  # where to train; by default on a GPU if there is one
     runs_dir: str | Path | None = None,  # where runs are kept; by default `runs` in the project's root
 ) -> Run:
-    "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `Diverged`, `ValueError`."
+    "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `ValueError`, as `fit`."
     if spec.data != data.checksum:
         raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
     runs_dir = Path(runs_dir or project_root() / "runs")
@@ -165,9 +183,33 @@ def get_or_train(
     for needed in filter(None, (spec.teacher, spec.parent)):
         get_or_train(needed, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
-    with lock(runs_dir / "locks" / f"{spec.name}.lock", waiting) if engine.accelerator.is_main_process else nullcontext():
-        engine.accelerator.wait_for_everyone()
+    with _one_job(runs_dir / "locks" / f"{spec.name}.lock", waiting, engine.accelerator):
         return finished_run(spec, runs_dir) or _train(spec, data, engine, runs_dir)
+
+
+@contextmanager
+def _one_job(path: Path, waiting: str, acc):
+    "Held by one job at a time, all its processes together; another waits, and none of its processes in a collective of hours. A dead process holds nothing."
+    held, said = FileLock(path), False
+
+    def attempt() -> bool:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire(timeout=2)
+        except Timeout:
+            return False
+        except OSError as e:
+            raise cannot_write(path, e) from None
+        return True
+
+    while not from_first(acc, attempt):
+        if acc.is_main_process and not said:
+            print(waiting)
+        said = True
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
@@ -188,7 +230,7 @@ def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:
     if engine.accelerator.is_main_process:
         _finish(spec, task, data, folder, result, test, each, code, engine, parts)
     engine.accelerator.wait_for_everyone()
-    return finished_run(spec, runs_dir)
+    return replace(finished_run(spec, runs_dir), trained=True)
 
 
 def _finish(spec, task, data, folder, result, test, each, code, engine, parts) -> None:
@@ -198,6 +240,9 @@ def _finish(spec, task, data, folder, result, test, each, code, engine, parts) -
         save_weights(task.decoder, folder / "decoder.safetensors")
     write_metrics(folder, result["history"])
     network = net if spec.stage != STAGE_1 else net.encoder
+    where = machine(engine.accelerator) | dict(accumulation=engine.accumulation, sync_batchnorm=engine.sync_batchnorm)
+    if len(result["processes"]) > 1:  # of each attempt that went on with another number
+        where["processes_in_turn"] = result["processes"]
     record = dict(
         name=spec.name,
         decisive=spec.fingerprint(),
@@ -213,7 +258,8 @@ def _finish(spec, task, data, folder, result, test, each, code, engine, parts) -
         seconds=round(result["seconds"] + sum(p["seconds"] for p in parts or ()), 1),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         code=code,
-        machine=machine(engine.accelerator) | dict(accumulation=engine.accumulation),
+        machine=where,
+        files={p.name: file_digest(p) for p in sorted(folder.glob("*.safetensors")) if not p.name.startswith("best-")},
         history=result["history"],
         answers=each["answer"].tolist() if "answer" in each else None,
         labels=each["label"].tolist() if "label" in each else None,

@@ -6,15 +6,17 @@
 __all__ = ['MOST_KEPT', 'Teacher']
 
 # %% ../../nbs/lib/train/teacher.ipynb #3fd86222
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 
 from ..data.batches import crop
-from ..data.files import lock
+from ..data.files import lock, write_whole
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
 
@@ -62,15 +64,28 @@ class Teacher:
             return None
         path = self.folder / f"{name}.safetensors"
         with lock(self.folder / f"{name}.lock", f"the teacher's answers {name} are being computed by another process; waiting for them"):
-            if not path.exists():
+            if (found := _read(path)) is None:
                 parts = torch.arange(len(self.at)).split(self.batch_size)
                 bar = progress_bar(parts, desc=f"the teacher's answers, {name}", disable=not self.progress)
                 said = [self.answers(self._crops(p, offsets)).cpu() for p in bar]
-                part = path.with_name(path.name + ".part")
-                save_file({"scores": torch.cat(said)}, part)
-                part.replace(path)
-        return load_file(path)["scores"].to(self.device)
+                found = torch.cat(said)
+                kept = {"scores": found, "sum": torch.tensor(_sum(found))}
+                write_whole(path, lambda part: save_file(kept, part), found.nbytes)
+        return found.to(self.device)
 
     def _crops(self, p: Tensor, offsets: Tensor) -> Tensor:
         images = torch.from_numpy(self.data.read(self.at[p.numpy()])).to(self.device)
         return crop(images, self.size, offsets[p.to(offsets.device)])
+
+
+def _sum(scores: Tensor) -> int:
+    return zlib.crc32(scores.contiguous().view(torch.uint8).numpy())
+
+
+def _read(path: Path) -> Tensor | None:
+    "Kept answers; None where there are none, or they are not as they were written."
+    try:
+        kept = load_file(path)
+        return kept["scores"] if _sum(kept["scores"]) == int(kept.get("sum", -1)) else None
+    except (FileNotFoundError, SafetensorError, KeyError):
+        return None

@@ -1,0 +1,159 @@
+"""Several processes: the same losses, step by step, as one with the same batches, for any share of a batch; every image measured once; another number of processes goes on."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+
+from wae_nb.data.sets import load
+from wae_nb.method.classifier import build
+from wae_nb.train import evaluation, pruning, updates
+from wae_nb.train import stage as stages
+from wae_nb.train.engine import Engine, synchronised
+from wae_nb.train.evaluation import evaluate
+from wae_nb.train.recipes import PruneRecipe, StageRecipe, short_recipe
+from wae_nb.train.runs import get_or_train
+from wae_nb.train.specs import RunSpec
+from wae_nb.train.tasks import ClassifyTask
+
+SGD = dict(optimizer="sgd", weight_decay=5e-4)  # not AdamW: its first steps are signs, which rounding turns
+
+
+def specs(checksum: str) -> dict[str, RunSpec]:
+    """The three stages and a pruned network, with batches that neither two nor three processes share evenly; without dropout, whose streams are each process's own."""
+    r = replace(
+        short_recipe("test", 60),
+        wae=StageRecipe(lr=1e-4, batch_size=2, epochs=1, **SGD),  # a third process has none of it
+        classify=StageRecipe(lr=1e-2, batch_size=10, epochs=1, schedule="onecycle", clip=5.0, **SGD),
+        finetune=StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD),
+        prune=PruneRecipe(between=StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD), end=StageRecipe(lr=1e-3, batch_size=10, epochs=1, **SGD), images=20, parts=1),
+        dropout=0.0,
+    )
+    shared = dict(image_size=32, width=0.125)
+    return {
+        "first": RunSpec("wae", "", checksum, r, stage=1, **shared),
+        "stages": RunSpec("wae", "vgg11_bn", checksum, r, **shared),
+        "pruned": RunSpec("taylor", "vgg11_bn", checksum, r, keep=0.5, **shared),
+    }
+
+
+@contextmanager
+def doubled():
+    """Within: all in double precision, where what two orders of a sum differ by stays far below what a wrong weight of a share would do."""
+    before = {m: m.crop for m in (evaluation, pruning, updates)}
+    torch.set_default_dtype(torch.float64)
+    for m, crop in before.items():
+        m.crop = lambda *args, crop=crop: crop(*args).double()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+        for m, crop in before.items():
+            m.crop = crop
+
+
+def train(folder: Path, names: list[str], **how) -> list[list[float]]:
+    """Of each fit in turn its losses, step by step."""
+    data, losses = load(None, 32, folder.parent / "data", demo_shape=(3, 14)), []
+    learn = stages.Training.learn
+
+    def noted(self, bar):
+        mean = learn(self, bar)
+        losses.append(self.losses.tolist())
+        return mean
+
+    stages.Training.learn = noted
+    try:
+        with doubled():
+            for name in names:
+                get_or_train(specs(data.checksum)[name], data, Engine("cpu", progress=False, **how), folder)
+    finally:
+        stages.Training.learn = learn
+    return losses
+
+
+def measured(folder: Path) -> list[str]:
+    """A network's test on few images at a time: every value, bit by bit."""
+    data, recipe = load(None, 32, folder.parent / "data", demo_shape=(3, 14)), short_recipe("test", 60)
+    torch.manual_seed(1)
+    task = ClassifyTask(build("wavelet", "resnet18", 3, 32, 0.125), recipe, recipe.classify)
+    means, each = evaluate(task, data, "test", 32, Engine("cpu", progress=False), batch_size=3, variance=0.01)
+    return [json.dumps(means), *(f"{k} {hashlib.sha256(v.numpy().tobytes()).hexdigest()}" for k, v in each.items())]
+
+
+def norm_of(rank: int, of: int) -> list:
+    """A batch norm's output, gradients and statistics on the rows of a batch that a process has: of seven, and for three processes one has none."""
+    torch.manual_seed(0)
+    norm, x, w = nn.BatchNorm2d(3).double(), torch.randn(7, 3, 2, 5, dtype=torch.float64), torch.randn(7, 3, 2, 5, dtype=torch.float64)
+    cuts = {1: [0, 7], 2: [0, 2, 7], 3: [0, 3, 3, 7]}[of]
+    part = slice(cuts[rank], cuts[rank + 1])
+    mine = x[part].clone().requires_grad_()
+    y = norm(mine * 2 + 1)
+    (y**2 * w[part]).sum().backward()
+    return [y.detach(), mine.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
+
+
+def in_one_of_several(folder: Path) -> None:
+    """What each process of a job does in these tests."""
+    engine = Engine("cpu", progress=False)
+    acc = engine.accelerator
+    torch.manual_seed(0)
+    with synchronised(nn.Sequential(norm := nn.BatchNorm2d(3)), acc.device):
+        kind = type(norm)
+    out = dict(measured=measured(folder / "runs"))
+    nn.BatchNorm2d, plain = kind, nn.BatchNorm2d
+    try:
+        parts = gather_object([[t.tolist() for t in norm_of(acc.process_index, acc.num_processes)]])
+    finally:
+        nn.BatchNorm2d = plain
+    out["norm"] = [sum((p[i] for p in parts), []) for i in (0, 1)] + [torch.tensor([p[i] for p in parts]).sum(0).tolist() for i in (2, 3)] + parts[-1][4:]
+    out["losses"] = train(folder / "runs", ["stages", "pruned"])
+    out["accumulated"] = train(folder / "accumulated", ["first"], accumulation=2)  # a batch norm would see the parts
+    if acc.is_main_process:
+        (folder / "out.json").write_text(json.dumps(out))
+
+
+def launched(folder: Path, processes: int, code: str) -> subprocess.Popen:
+    """A job of several processes."""
+    script = folder / "script.py"
+    script.write_text(f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_distributed as t\n{code}\n")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), script]
+    env = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return dict(
+        measured=measured(folder / "runs"),
+        norm=[t.tolist() for t in norm_of(0, 1)],
+        losses=train(folder / "runs", ["stages", "pruned"]),
+        accumulated=train(folder / "accumulated", ["first"]),
+    )
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_several_processes_learn_as_one(tmp_path, one, processes):
+    """Stages 1 to 3, plain training, pruning's in between and at the end: the losses of every step, up to rounding; a test, bit by bit."""
+    job = launched(tmp_path, processes, f"t.in_one_of_several(Path({str(tmp_path)!r}))")
+    out, _ = job.communicate(timeout=280)
+    assert job.returncode == 0, out[-3000:]
+    several = json.loads((tmp_path / "out.json").read_text())
+    assert several["measured"] == one["measured"]
+    for a, b in zip(several["norm"], one["norm"], strict=True):
+        assert torch.allclose(torch.tensor(a), torch.tensor(b), atol=1e-12)
+    assert len(one["losses"]) == 6 and [len(e) for e in one["losses"]] == [len(e) for e in several["losses"]]
+    for a, b in zip([*several["losses"], *several["accumulated"]], [*one["losses"], *one["accumulated"]], strict=True):
+        assert a == pytest.approx(b, rel=1e-6) and len(set(a)) == len(a) > 1
+    folders = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/record.json")]
+    assert {r["machine"]["processes"] for r in folders} == {processes} and {r["machine"]["sync_batchnorm"] for r in folders} == {True}
