@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from wae_nb.measure.cost import macs
-from wae_nb.method.backbones import features, slim
+from wae_nb.method.backbones import features
 from wae_nb.method.classifier import METHODS, build
+from wae_nb.method.slimming import slim
 
 
 def meta(*args, **kw):

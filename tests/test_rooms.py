@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 ROOMS = ("method", "data", "measure", "prune", "train", "deploy", "lab")  # a room imports itself and those before it
-METHOD_NEEDS = {"torch", "torchvision", "pywt", "safetensors"} | sys.stdlib_module_names  # the last for the weights that come with the package
+METHOD_NEEDS = {"torch", "torchvision", "pywt", "safetensors", "timm"} | sys.stdlib_module_names  # safetensors for weights and saved networks; timm is an extra
 MODULE_LINES, FUNCTION_LINES = 300, 60
 NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}  # public in spite of their names
 

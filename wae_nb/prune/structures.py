@@ -8,9 +8,10 @@ __all__ = ['THINET', 'thinet']
 # %% ../../nbs/lib/prune/structures.ipynb #e58472b5
 from torch import nn
 
-from ..method.backbones import features, flat_head, init_, pooled_head, slim
-from ..method.classifier import DecomposedClassifier, Scale, check_image_size, check_num_classes
+from ..method.backbones import Scale, features, flat_head, init_, pooled_head
+from ..method.classifier import DecomposedClassifier, check_image_size, check_num_classes
 from ..method.decomposers import Identity
+from ..method.slimming import slim
 
 # %% ../../nbs/lib/prune/structures.ipynb #01798c3f
 _CONV = (32, 32, "M", 64, 64, "M", 128, 128, 128, "M", 256, 256, 256, "M", 512, 512, 512)

@@ -1,0 +1,185 @@
+"""Any CNN: every one of torchvision's is cut, built, slimmed and run; timm's and one's own, too."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.regnet import BlockParams
+
+from wae_nb.deploy.engines import prepare
+from wae_nb.deploy.folding import fold
+from wae_nb.measure.cost import macs
+from wae_nb.method.backbones import FAMILIES, backbone_names, family, features
+from wae_nb.method.classifier import build
+from wae_nb.method.slimming import slim
+
+NAMES = backbone_names()
+SMALL = {  # of each family, with an image size that its half can be built at
+    **{"vgg": ("vgg11_bn", 64), "resnet": ("resnet18", 64), "resnext": ("resnext50_32x4d", 64), "alexnet": ("alexnet", 128), "densenet": ("densenet121", 64)},
+    **{"mobilenet_v2": ("mobilenet_v2", 64), "mobilenet_v3_large": ("mobilenet_v3_large", 64), "mobilenet_v3_small": ("mobilenet_v3_small", 64)},
+    **{"efficientnet": ("efficientnet_b0", 64), "regnet": ("regnet_y_400mf", 64), "convnext": ("convnext_tiny", 64), "shufflenet": ("shufflenet_v2_x1_0", 64)},
+    **{"squeezenet": ("squeezenet1_1", 64), "mnasnet": ("mnasnet1_0", 64), "googlenet": ("googlenet", 64), "inception": ("inception_v3", 150)},
+}
+NEW = [f for f in SMALL if f not in ("vgg", "resnet")]
+
+
+@pytest.fixture
+def without_values(monkeypatch):
+    """Networks without values: RegNet computes its widths with tensors, which must have some."""
+    made = BlockParams.from_init_params.__func__
+
+    def on_cpu(cls, *args, **kwargs):
+        with torch.device("cpu"):
+            return made(cls, *args, **kwargs)
+
+    monkeypatch.setattr(BlockParams, "from_init_params", classmethod(on_cpu))
+    with torch.device("meta"):
+        yield
+
+
+def test_every_cnn_of_torchvision_is_there():
+    every = torchvision.models.list_models(module=torchvision.models)
+    assert set(every) - set(NAMES) == {n for n in every if n.startswith(("vit_", "swin_", "maxvit_"))} and len(NAMES) > 60
+    assert set(SMALL) == set(FAMILIES) - {"timm"} and all(family(name) is FAMILIES[kin] for kin, (name, _) in SMALL.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_builds(name, without_values):
+    """At the default size and half of it, as `wae`, and slimmed to an odd width as `half` and `wavelet`."""
+    size = 299 if name == "inception_v3" else 224
+    wae = build("wae", name, 10, size)
+    for method, net, side in (("wae", wae, size), ("wavelet", build("wavelet", name, 10, size // 2 + size % 2, 0.3), size // 2 + size % 2)):
+        scores = net.eval()(torch.empty(2, 3, side, side))
+        assert scores.s.shape == scores.s_c.shape == scores.s_L.shape == (2, 10), method
+    half = build("half", name, 10, size // 2 + size % 2, 0.3)
+    assert half.low_net.state_dict().keys() == wae.low_net.state_dict().keys() == wae.high_net.state_dict().keys()
+    low, high = (sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d)) for net in (wae.low_net, wae.high_net))
+    assert high < low / 4
+
+
+@pytest.mark.parametrize("method", ["wae", "half", "wavelet"])
+@pytest.mark.parametrize("kin", SMALL)
+def test_forward_and_backward(kin, method):
+    """At two sizes, at an odd width; every weight of the networks has a gradient."""
+    name, size = SMALL[kin]
+    torch.manual_seed(0)
+    net = build(method, name, 3, size, 0.3, high_floor=4)
+    for side in {size, net.image_size or size + 32}:
+        net(torch.rand(2, 3, side, side)).s.square().sum().backward()
+    nets = [net.low_net, net.head_low] + [net.high_net, net.head_fused] * (net.high_net is not None)
+    assert not [n for part in nets for n, p in part.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+
+
+@pytest.mark.parametrize("kin", SMALL)
+def test_the_features_are_torchvision_s(kin):
+    """The same maps as torchvision's network computes before its pooling, from the same weights."""
+    name, size = SMALL[kin]
+    kind = FAMILIES[kin]
+    net = torchvision.models.get_model(name, weights=None, **kind.options).eval()
+    pool = net.avgpool if hasattr(net, "avgpool") else None
+    seen = {}
+    if pool is not None:
+        pool.register_forward_pre_hook(lambda m, x: seen.update(maps=x[0]))
+    else:  # what goes into the classifier is the average of the maps
+        list(net.children())[-1].register_forward_pre_hook(lambda m, x: seen.update(mean=x[0]))
+    with torch.no_grad():
+        x = torch.rand(2, 3, size, size)
+        net(x)
+        maps = kind.split(net)(x)
+    if kin == "squeezenet":
+        seen["mean"] = seen["mean"].mean((2, 3))
+        maps = maps.flatten(2).mean(2)[..., None, None]
+    torch.testing.assert_close(maps if "maps" in seen else maps.mean((2, 3)), seen.get("maps", seen.get("mean")))
+
+
+@pytest.mark.parametrize("kin", [f for f in SMALL if f not in ("squeezenet", "vgg", "alexnet")])
+def test_a_standard_network_with_given_weights_says_the_same(kin):
+    """Against torchvision's whole network, on its own normalisation."""
+    name, size = SMALL[kin]
+    mean, std = FAMILIES[kin].pixels(name) if FAMILIES[kin].pixels else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None, num_classes=6, **FAMILIES[kin].options).eval()
+    ours = build("plain", name, 6, size, weights=theirs.state_dict()).eval()
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        expected = theirs((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
+        torch.testing.assert_close(ours(x).s, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kin", NEW)
+def test_folds_and_runs(kin):
+    name, size = SMALL[kin]
+    torch.manual_seed(0)
+    net, x = build("wae", name, 3, size, 0.3, high_floor=4).eval(), torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        expected = net(x)
+        torch.testing.assert_close(fold(net)(x).s, expected.s, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(prepare(net, "eager", image_size=size)(x).s, expected.s, atol=1e-4, rtol=1e-3)
+
+
+def test_counts_of_a_slimmed_network(without_values):
+    """MobileNetV2 at half the width is torchvision's own narrower one, where that rounds to the same counts."""
+    ours = slim(features("mobilenet_v2"), 2)
+    theirs = torchvision.models.mobilenet_v2(width_mult=0.5, round_nearest=1).features
+    pairs = [(a.out_channels, b.out_channels) for a, b in zip(*([m for m in n.modules() if isinstance(m, nn.Conv2d)] for n in (ours, theirs)))]
+    assert all(a == b for a, b in pairs[:-1]) and pairs[-1] == (640, 1280)  # torchvision keeps the last
+    assert math.isclose(macs(slim(features("densenet121"), 2)) / macs(features("densenet121")), 1 / 4, rel_tol=0.1)
+
+
+class Own(nn.Module):
+    def __init__(self, classes=5):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.left, self.right = nn.Conv2d(16, 20, 3, 2, 1), nn.Conv2d(16, 12, 3, 2, 1)
+        self.last = nn.Conv2d(32, 32, 3, 2, 1, groups=32)
+        self.fc = nn.Linear(32, classes)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.cat([self.left(x), self.right(x)], 1)
+        return self.fc(torch.flatten(nn.functional.adaptive_avg_pool2d(self.last(x).relu(), 1), 1))
+
+
+@pytest.mark.parametrize("method", ["plain", "wae", "half", "wavelet", "linear-in"])
+def test_one_s_own(method):
+    own = Own()
+    before = {k: v.clone() for k, v in own.state_dict().items()}
+    net = build(method, own, 4, 64, weights=None if method == "wavelet" else own.state_dict(), width=0.3 if method == "wavelet" else 1)
+    net(torch.rand(2, 3, 64, 64)).s.sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
+    if method == "plain":
+        assert torch.equal(net.low_net.get_submodule("stem.0").weight, own.stem[0].weight) and net.head_low[-1].out_features == 4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnextv2_atto", "regnety_002", "mobilenetv3_small_050", "repvgg_a0", "dla34", "efficientnet_lite0"])
+def test_timm(name):
+    pytest.importorskip("timm")
+    net = build("wae", f"timm:{name}", 3, 64)
+    net(torch.rand(2, 3, 64, 64)).s.sum().backward()
+    assert sum(p.numel() for p in net.high_net.parameters()) < sum(p.numel() for p in net.low_net.parameters()) / 4
+
+
+def test_counts_that_do_not_fit_are_refused():
+    """GhostNet adds what it has cut to a fixed count to what was rounded."""
+    pytest.importorskip("timm")
+    assert build("half", "timm:ghostnet_100", 3, 64)(torch.rand(2, 3, 64, 64)).s.shape == (2, 3)
+    with pytest.raises(ValueError, match="^GhostNet cannot be slimmed: [^\n]*$"):
+        build("wae", "timm:ghostnet_100", 3, 64)
+
+
+def test_timm_s_weights_and_pixels():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs, x = timm.create_model("resnet18", num_classes=6).eval(), torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(t).view(3, 1, 1) for t in (timm.get_pretrained_cfg("resnet18").mean, timm.get_pretrained_cfg("resnet18").std))
+    ours = build("plain", "timm:resnet18", 6, 64, weights=theirs.state_dict()).eval()
+    torch.testing.assert_close(ours(x).s, theirs((x - mean) / std))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+def test_transformers_of_timm_are_refused(name):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=f"^backbone='timm:{name}' gives no maps[^\n]*$"):
+        features(f"timm:{name}")
