@@ -60,6 +60,17 @@ def test_a_new_table_is_listed(tmp_path, root):
 PAGES = ["README.md", "figures/README.md", "nbs/README.md", "data_prep/README.md"]
 
 
+def test_what_to_add_has_its_place(root):
+    """Each registry that CONTRIBUTING shows a line of is in the notebook that it names, and knows the words of that line."""
+    said = (root / "CONTRIBUTING.md").read_text()
+    shown = re.findall(r"^ (\w+)[^\n]*\n\+    (?:\"?\w+\"?): (\w+)\(", said, re.MULTILINE)
+    books = re.findall(r"`(nbs/lib/[^`]+\.ipynb)`", said)
+    assert len(shown) == len(books) == 5
+    for (registry, made), book in zip(shown, books):
+        source = (root / book).read_text()
+        assert re.search(rf'"{registry}(: [^"]*)? \|?= {{', source) and f"class {made}" in source, (registry, book)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(root, page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (root / page).read_text())
