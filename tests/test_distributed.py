@@ -1,10 +1,12 @@
-"""Several processes: the same losses, step by step, as one with the same batches, for any share of a batch; every image measured once; another number of processes goes on."""
+"""Several processes: the same losses, step by step, as one with the same batches, however shared; every image measured once; another number of them goes on."""
 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from wae_nb.data.sets import load
 from wae_nb.method.classifier import build
 from wae_nb.train import evaluation, pruning, updates
 from wae_nb.train import stage as stages
+from wae_nb.train.checkpoints import checkpoints, damage
 from wae_nb.train.engine import Engine, synchronised
 from wae_nb.train.evaluation import evaluate
 from wae_nb.train.recipes import PruneRecipe, StageRecipe, short_recipe
@@ -29,13 +32,13 @@ SGD = dict(optimizer="sgd", weight_decay=5e-4)  # not AdamW: its first steps are
 
 
 def specs(checksum: str) -> dict[str, RunSpec]:
-    """The three stages and a pruned network, with batches that neither two nor three processes share evenly; without dropout, whose streams are each process's own."""
+    """The three stages and a pruned network, with batches that two or three processes share unevenly; without dropout, whose streams are each process's own."""
     r = replace(
         short_recipe("test", 60),
         wae=StageRecipe(lr=1e-4, batch_size=2, epochs=1, **SGD),  # a third process has none of it
         classify=StageRecipe(lr=1e-2, batch_size=10, epochs=1, schedule="onecycle", clip=5.0, **SGD),
         finetune=StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD),
-        prune=PruneRecipe(between=StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD), end=StageRecipe(lr=1e-3, batch_size=10, epochs=1, **SGD), images=20, parts=1),
+        prune=PruneRecipe(StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD), StageRecipe(lr=1e-3, batch_size=10, epochs=1, **SGD), images=20, parts=1),
         dropout=0.0,
     )
     shared = dict(image_size=32, width=0.125)
@@ -157,3 +160,26 @@ def test_several_processes_learn_as_one(tmp_path, one, processes):
         assert a == pytest.approx(b, rel=1e-6) and len(set(a)) == len(a) > 1
     folders = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/record.json")]
     assert {r["machine"]["processes"] for r in folders} == {processes} and {r["machine"]["sync_batchnorm"] for r in folders} == {True}
+
+
+def test_another_number_of_processes_goes_on(tmp_path, one):
+    """Two processes are sent SIGTERM by their launcher and save one checkpoint; one goes on from it, with the same losses, and the record says so."""
+    code = f"""
+import time
+t.stages.Training.look = lambda self, look=t.stages.Training.look: (time.sleep(0.2), look(self))
+t.train(Path({str(tmp_path)!r}) / "runs", ["first"])
+"""
+    job = launched(tmp_path, 2, code)
+    while not (tmp_path / "data").exists() or not list((tmp_path / "runs").glob("wae-*")):
+        assert job.poll() is None, job.stdout.read()[-3000:]
+        time.sleep(0.05)
+    time.sleep(3)  # some steps
+    job.send_signal(signal.SIGTERM)
+    out, _ = job.communicate(timeout=60)
+    (folder,) = (tmp_path / "runs").glob("wae-*")
+    (there,) = checkpoints(folder)
+    assert job.returncode != 0 and out.count(f"SIGTERM: saved {there}; run it again to go on from there") == 1 and not damage(there), out[-3000:]
+    (losses,) = train(tmp_path / "runs", ["first"])
+    assert 0 < int(there.name[-7:]) < len(losses) and losses == pytest.approx(one["accumulated"][0], rel=1e-6)
+    machine = json.loads((folder / "record.json").read_text())["machine"]
+    assert machine["processes"] == 1 and machine["processes_in_turn"] == [2, 1]

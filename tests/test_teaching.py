@@ -10,7 +10,7 @@ from wae_nb.data.sets import load
 from wae_nb.measure import machine
 from wae_nb.method.classifier import METHODS, build
 from wae_nb.method.linear import LinearEncoder
-from wae_nb.train import loop
+from wae_nb.train import stage, updates
 from wae_nb.train.engine import Engine
 from wae_nb.train.recipes import Distill, strong_recipe
 from wae_nb.train.runs import finished_run, get_or_train, network_of
@@ -69,7 +69,7 @@ def test_kept_answers_and_answers_batch_by_batch_teach_the_same(data, tmp_path, 
 def test_a_taught_run_that_is_cut_off_goes_on_to_the_same_result(data, tmp_path, monkeypatch):
     s = spec(data, "linear-in", distill=Distill(start=True))
     whole = get_or_train(s, data, engine(), tmp_path / "whole").record
-    epoch = loop._Training.epoch
+    epoch = stage.Training.epoch
     left = [4]  # of the teacher's two epochs and the run's two, the last is cut off
 
     def cut(self, bar):
@@ -78,7 +78,7 @@ def test_a_taught_run_that_is_cut_off_goes_on_to_the_same_result(data, tmp_path,
             raise KeyboardInterrupt
         epoch(self, bar)
 
-    monkeypatch.setattr(loop._Training, "epoch", cut)
+    monkeypatch.setattr(stage.Training, "epoch", cut)
     with pytest.raises(KeyboardInterrupt):
         get_or_train(s, data, engine(), tmp_path / "cut")
     monkeypatch.undo()
@@ -157,7 +157,7 @@ def test_what_decays_and_what_moves_slowly(data):
     """Weights decay, biases and norms don't; a decomposer that starts as a wavelet moves at its share of the rate, with its decoder; all are moved once."""
     net = build("linear-in", "vgg11_bn", 4, 32, 0.125, head="pooled")
     task = JointTask(net, METHODS["linear-in"].decoder(net.decomposer), RECIPE, RECIPE.classify, METHODS["linear-in"].rate)
-    groups = loop._optimizer(task, RECIPE.classify).param_groups
+    groups = updates._optimizer(task, RECIPE.classify).param_groups
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in task.parameters())
     named = {id(p): n for n, p in task.named_parameters()}
     found = {named[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
@@ -165,7 +165,7 @@ def test_what_decays_and_what_moves_slowly(data):
     assert found["model.low_net.0.weight"] == (r.lr, r.weight_decay) and found["model.low_net.0.bias"] == (r.lr, 0) == found["model.low_net.1.weight"]
     assert found["model.decomposer.weight"] == found["decoder.weight"] == (r.lr * 0.1, 0)
     task = ClassifyTask(build("wavelet", "vgg11_bn", 4, 32, 0.125), RECIPE, RECIPE.classify)
-    (only,) = loop._optimizer(task, replace(r, decay_norms=True)).param_groups
+    (only,) = updates._optimizer(task, replace(r, decay_norms=True)).param_groups
     assert only["weight_decay"] == r.weight_decay
 
 

@@ -13,7 +13,7 @@ import math
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,9 @@ class SplitImages(torch.utils.data.Dataset):
 
 
 def _as_is(batch):
+    if torch.utils.data.get_worker_info() is not None:  # this raises where there is no room; the queue, asked to do it, would drop the batch, and hang
+        for t in filter(len, batch):
+            t.share_memory_()
     return batch
 
 
@@ -137,7 +140,7 @@ class LoadingError(RuntimeError):
 
 @contextmanager
 def loading(
-    again: str = "run it again",  # what to do then, for the error
+    again: Callable[[], str] = lambda: "run it again",  # called for what to do then, for the error
 ) -> Iterator[None]:
     "Within: what goes wrong in a loading process is told in one line. Raises `LoadingError`, or what was raised in that process."
     try:
@@ -150,10 +153,10 @@ def loading(
         if re.search("shared memory|</torch_", said):
             shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
             room = f" (/dev/shm has {shm.total / 1e6:.0f} MB, {shm.free / 1e6:.0f} MB of them free)" if shm else ""
-            raise LoadingError(f"loading ran out of shared memory{room}; use workers=0, or give it more (docker run --shm-size=8g); {again}") from None
+            raise LoadingError(f"loading ran out of shared memory{room}; use workers=0, or give it more (docker run --shm-size=8g); {again()}") from None
         if found := re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", said):
             why = "by the system where memory runs out, most often"
-            raise LoadingError(f"loading process {found[1]} was killed, {why}; use fewer workers, or workers=0; {again}") from None
+            raise LoadingError(f"loading process {found[1]} was killed, {why}; use fewer workers, or workers=0; {again()}") from None
         raise e from None
 
 

@@ -45,11 +45,11 @@ def cannot_write(
     "One line that says what cannot be written, why, how much room it needs, and what to do."
     full, why = "No space left" in str(e), getattr(e, "strerror", None) or str(e).split("\n")[0]
     number = getattr(e, "errno", None) or (errno.ENOSPC if full else errno.EIO)
-    room = f" ({needed / 1e6:.1f} MB are needed)" if needed else ""
-    if path.parent.is_dir() and number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        room = f" ({f'{needed / 1e6:.1f} MB are needed, ' if needed else ''}{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free)"
-    locked = number in (errno.EROFS, errno.EACCES, errno.EPERM)
-    return OSError(number, f"{path} cannot be written: {why}{room}; {'use a folder that can be written to' if locked else 'make room, then run it again'}")
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR):
+        return OSError(number, f"{path} cannot be written: {why}; use a folder that can be written to")
+    free = [f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"] if path.parent.is_dir() else []
+    room = ", ".join([f"{needed / 1e6:.1f} MB are needed"] * bool(needed) + free)
+    return OSError(number, f"{path} cannot be written: {why}{f' ({room})' if room else ''}; make room, then run it again")
 
 
 def sync(

@@ -25,7 +25,7 @@ from ..method.classifier import check_image_size
 from ..train.engine import Engine
 from ..train.noise import evaluate_noise
 from ..train.records import precision_of, project_root
-from ..train.runs import Run, finished_run, get_or_train
+from ..train.runs import Run, get_or_train
 from ..train.specs import RunSpec
 
 # %% ../../nbs/lib/lab/experiment.ipynb #3d15b6a9
@@ -110,9 +110,9 @@ class Experiment:
         "The runs of a row, trained now where they are missing; prints a line for each, and copies its record to the figures."
         out = []
         for spec in specs:
-            how = "found" if finished_run(spec, self.runs_dir) else "trained"
             run = get_or_train(spec, self.data, self.engine, self.runs_dir)
             out.append(run)
+            how = "trained" if run.trained else "found"
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")
             self.copy_record(run.record)
         return out

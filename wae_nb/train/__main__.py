@@ -132,7 +132,7 @@ def main(
         return 1
     test, state = ", ".join(f"{k} {v:.4g}" for k, v in run.record["test"].items()), PartialState()
     if state.is_main_process:  # a line a job
-        print(f"{'trained' if run.trained else 'found'} {run.folder}: best epoch {run.record['best_epoch']} of {run.record['epochs']}; on the test split {test}")
+        print(f"{'trained' if run.trained else 'found'} {run.folder}: best epoch {run.record['best_epoch']} of {run.record['epochs']}; tested: {test}")
     state.destroy_process_group()
     return 0
 

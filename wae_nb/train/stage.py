@@ -91,7 +91,7 @@ class Training:
     def learn(self, bar) -> float:
         "What is left of an epoch's updates; the mean loss of all."
         p, u, self.checked = self.progress, self.updates, self.progress["step"]
-        with loading(self.again):
+        with loading(lambda: self.again):
             with self.stop.immediate() if u.teacher else nullcontext():  # whose answers may take long
                 batches = u.begin(p["epoch"] + 1, p["step"], self.random)
             self.random = None
