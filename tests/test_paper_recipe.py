@@ -1,6 +1,7 @@
 """The paper's own recipe: every schedule and stage, at its mini-batches, at full width and 224 pixels, a few updates of each."""
 
 import resource
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from wae_nb.train.engine import Engine
 from wae_nb.train.recipes import paper_recipe
 from wae_nb.train.runs import finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
+from wae_nb.train.tasks import ClassifyTask, WAETask
 
 TRAIN, REST = 256, 8  # an epoch of one mini-batch; as many images to validate, and to test
 
@@ -43,11 +45,46 @@ def moved(a, b):
     return [float((v != b.state_dict()[k]).float().mean()) for k, v in a.state_dict().items() if v.is_floating_point()]
 
 
+class CutOff(Exception):
+    """What a machine does that goes away."""
+
+
+def cut_and_go_on(spec, data, engine, runs_dir, task, epoch):
+    """A run that is cut off in an epoch's evaluation, after the checkpoint of the one before, and started again: it learns the epochs that are left."""
+    evaluate, learn, calls = task.eval_metrics, task.forward, Counter()
+
+    def counted(name, call, last=None):
+        def called(*given):
+            calls[name] += 1
+            if calls[name] == last:
+                raise CutOff
+            return call(*given)
+
+        return called
+
+    try:
+        task.eval_metrics, task.forward = counted("evaluated", evaluate, epoch), counted("learnt", learn)
+        with pytest.raises(CutOff):
+            get_or_train(spec, data, engine, runs_dir)
+        done, wanted = calls["learnt"] // epoch, spec.stage_recipe().epochs  # calls of the loss in an epoch
+        assert calls["learnt"] == epoch * done and not (runs_dir / spec.name / "record.json").exists()
+        task.eval_metrics = evaluate
+        calls.clear()
+        run = get_or_train(spec, data, engine, runs_dir)
+    finally:
+        task.eval_metrics, task.forward = evaluate, learn
+    assert calls["learnt"] <= done * (wanted - epoch + 1)  # at most the epoch that was cut off is learnt again
+    assert [h["epoch"] for h in run.record["history"]] == list(range(1, wanted + 1))
+    return run
+
+
 def chain(data, runs_dir, size, backbone, width, accumulation, **epochs):
-    """The runs of stages 1 to 3."""
+    """The runs of stages 1 to 3, the first two cut off in the middle and started again."""
     engine = Engine("cpu", accumulation=accumulation, progress=False)
     spec = RunSpec("wae", backbone, data.checksum, few_updates(paper_recipe(backbone), **epochs), image_size=size, width=width)
-    first = get_or_train(spec.parent.parent, data, Engine("cpu", progress=False), runs_dir)  # a mini-batch of 4 is not split
+    alone = Engine("cpu", progress=False)  # a mini-batch of 4 is not split
+    first = cut_and_go_on(spec.parent.parent, data, alone, runs_dir, WAETask, epoch=6)
+    cut_and_go_on(spec.parent, data, engine, runs_dir, ClassifyTask, epoch=2)
     third = get_or_train(spec, data, engine, runs_dir)
     return first, finished_run(spec.parent, runs_dir), third
 
@@ -92,11 +129,11 @@ def test_paper_profile_is_the_papers_text():
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone, lr", [("vgg16", 0.01), ("resnet50", 0.1)])
 def test_paper_recipe_in_full(tmp_path, backbone, lr):
-    """Full width, 224 of 256 pixels, mini-batches of 4 and 256: both rates of stage 1, and an update of stages 2 and 3 in parts of 16, below 20 GB."""
+    """Full width, 224 of 256 pixels, mini-batches of 4 and 256, resumed: both rates of stage 1, updates of stages 2 and 3 in parts of 16, below 20 GB."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        epochs = dict(wae=11, classify=1, finetune=1)
+        epochs = dict(wae=11, classify=2, finetune=1)
         check(*chain(tiny_pack(tmp_path / "pack", 256), tmp_path / "runs", 224, backbone, 1.0, 16, **epochs), epochs, lr)
     finally:
         torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ from ..data.sets import fewer, load
 from .paper import TABLES
 from .parameters import check_parameters, numbers
 from .profiles import PROFILES
-from .tables import caption, make_table, timing_record
+from .tables import as_text, caption, make_table, timing_record
 from ..method.backbones import check_backbone
 from ..method.classifier import check_image_size
 from ..train.engine import Engine
@@ -29,6 +29,10 @@ from ..train.runs import Run, get_or_train
 from ..train.specs import RunSpec
 
 # %% ../../nbs/lib/lab/experiment.ipynb #3d15b6a9
+def _text(cell):
+    return as_text(cell) if isinstance(cell, str) else cell
+
+
 def save_output(
     folder: Path,  # made if it is not there
     name: str,  # of the files, without an ending
@@ -48,7 +52,8 @@ def save_output(
         what.savefig(file("png"), dpi=100)
         return file("png")
     what.to_csv(file("csv"))
-    file("md").write_text(what.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"), encoding="utf-8")
+    shown = what.rename(index=_text, columns=_text).map(_text).rename_axis(index=_text, columns=_text)
+    file("md").write_text(shown.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"), encoding="utf-8")
     return file("md")
 
 # %% ../../nbs/lib/lab/experiment.ipynb #5a439d46
@@ -184,6 +189,7 @@ def start(
         smoke = dict(profile="smoke", runs_dir=folder, figures_dir=folder) | smoke
         given |= {k: v for k, v in smoke.items() if k in given}
     namespace.update(given)
+    pd.set_option("display.html.use_mathjax", False)  # a name between two `$` is no formula
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 

@@ -21,7 +21,7 @@ from .experiment import save_output
 from .paper import FIGURES, TABLES
 from .profiles import PROFILES
 from .records import read_all, records
-from .tables import comparisons, make_table, names_for, quoted_timing
+from .tables import as_text, comparisons, make_table, names_for, quoted_timing
 from .costs import cost_table, read_timing
 from .timing import timed_rows
 from ..train.records import RecordError, project_root
@@ -50,7 +50,7 @@ _UNTIMED = "nothing to time at full size: which channels stay is known for train
 
 def _picture(path: Path) -> str:
     "A link: a notebook with the pictures in it would be too large to keep; `page` puts them in."
-    return f"![{path.stem}]({quote(path.as_posix())})\n"
+    return f"![{as_text(path.stem)}]({quote(path.as_posix())})\n"
 
 
 def _bullets(lines: list[str]) -> str:
@@ -131,7 +131,7 @@ class Report:
                     column, costs = "CPU speed-up, measured", TABLES[number].costs
                     faster = cost_table(number, *self.costs).at["Ours", column] if costs and c.backbone == TABLES[number].backbone else "–"
                     cost = "" if faster == "–" else f"; {faster} times as fast on the CPU at full width"
-                    out.append(f"{c.data['name']}, {c.backbone} ([Table {number}](#table{number})): {said[0]}{cost}.")
+                    out.append(f"{as_text(c.data['name'])}, {c.backbone} ([Table {number}](#table{number})): {said[0]}{cost}.")
                     break
         return out
 
@@ -157,7 +157,7 @@ class Report:
             df, below = make_table(number, rows, c.backbone, *self.costs)
             names = {title: [r["name"] for r in rs] for title, rs in rows.items()}
             path = save_output(self.folder, f"table{number}-{c.data['name']}-{c.backbone}", df, below, names)
-            said.append(f"### {c.data['name']}, {c.backbone}\n\n{path.read_text(encoding='utf-8')}\n{_bullets(self._verdicts(number, c))}\n")
+            said.append(f"### {as_text(c.data['name'])}, {c.backbone}\n\n{path.read_text(encoding='utf-8')}\n{_bullets(self._verdicts(number, c))}\n")
         return "\n".join(said)
 
     def figure(
@@ -167,7 +167,7 @@ class Report:
         "A figure for each data set and backbone."
         f = FIGURES[number]
         out = [f"<a id=\"figure{number}\"></a>\n\n## Figure {number}: {f.title}\n\nWhat to see: {f.see}. Drawn by nbs/{f.notebook}.ipynb.\n"]
-        out += [f"### {p.stem.removeprefix(f'figure{number}-')}\n\n{_picture(p)}" for p in sorted(self.folder.glob(f"figure{number}-*.png"))]
+        out += [f"### {as_text(p.stem.removeprefix(f'figure{number}-'))}\n\n{_picture(p)}" for p in sorted(self.folder.glob(f"figure{number}-*.png"))]
         return "\n".join(out)
 
     def beyond(self) -> str:  # Markdown
@@ -179,7 +179,7 @@ class Report:
                 text, png = self.folder / f"{stem}.md", self.folder / f"{stem}.png"
                 if stem in stale or not (text.exists() or png.exists()):
                     continue
-                out += [f"### {title}: {data}, {backbone}\n"]
+                out += [f"### {title}: {as_text(data)}, {backbone}\n"]
                 out += [text.read_text(encoding="utf-8")] if text.exists() else []
                 out += [_picture(png)] if png.exists() else []
         return "\n".join(out)
@@ -212,7 +212,7 @@ class Report:
             for (data, backbone, by), mine in cells.groupby(["data", "backbone", "filled by"], sort=False):
                 each = mine.groupby("row", sort=False)["column"].agg(", ".join).reset_index().groupby("column", sort=False)["row"].agg(", ".join)
                 said = "; ".join(f"{column} of {row}" if column else row for column, row in each.items())
-                out.append(f"- **{', '.join(filter(None, (data, backbone)))}**: {said}: {by if by == _UNTIMED else f'`{by}`'}")
+                out.append(f"- **{', '.join(filter(None, (as_text(data), backbone)))}**: {said}: {by if by == _UNTIMED else f'`{by}`'}")
             out.append("" if len(cells) else "nothing\n")
         return "\n".join(out)
 
