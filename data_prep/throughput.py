@@ -23,7 +23,7 @@ from torchvision import datasets, transforms
 
 from wae_nb.data.batches import crop, crop_offsets, loader
 from wae_nb.data.pack import Dataset
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.measure.machine import hardware, resolve_device
 from wae_nb.train.records import project_root
 
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         stop(f"{str(root)!r} has no folder train/; give a folder with train/<class>/ images")
     try:
         device = resolve_device(a.device)
-        data = some(load(root, a.size, a.cache), a.images)
+        data = some(load_data(root, a.size, a.cache), a.images)
     except (ValueError, OSError) as e:  # a DataError is a ValueError
         stop(str(e))
 

@@ -15,7 +15,7 @@ from PIL import Image
 from wae_nb.data import sets
 from wae_nb.data.batches import loader, stream_seed
 from wae_nb.data.folder import DataError, find_images
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 
 sys.path.insert(0, str(ROOT / "data_prep"))
 import cacd  # noqa: E402
@@ -27,21 +27,21 @@ FACES = ROOT.parent / "shared/data/faces.tar"
 def test_real_faces(tmp_path):
     with tarfile.open(FACES) as tar:
         tar.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # absent before Python 3.11.4
-    d = load(tmp_path / "faces", 64, tmp_path / "cache").describe()
+    d = load_data(tmp_path / "faces", 64, tmp_path / "cache").describe()
     assert (d["classes"], d["images"], d["train"], d["val"], d["test"], d["skipped"]) == (30, 450, 300, 60, 90, [])
 
 
 def test_renamed_folder_is_the_same_data(people, tmp_path):
-    a = load(people, 32, tmp_path / "cache")
+    a = load_data(people, 32, tmp_path / "cache")
     people.rename(tmp_path / "moved")
-    b = load(tmp_path / "moved", 32, tmp_path / "cache")
+    b = load_data(tmp_path / "moved", 32, tmp_path / "cache")
     assert a.checksum == b.checksum and (a.images == b.images).all()
 
 
 def test_too_many_damaged(people, tmp_path):
     (people / "id3/02.pgm").write_bytes(b"P5 junk")
     with pytest.raises(DataError, match=r"1 of 40 images are damaged \(id3/02.pgm\), over 1 %"):
-        load(people, 32, tmp_path / "cache")
+        load_data(people, 32, tmp_path / "cache")
     assert not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
 
 
@@ -67,7 +67,7 @@ PARTS = [  # what stands there, and how many images each part of the data set ha
 
 @pytest.mark.parametrize("there, expected", PARTS)
 def test_parts_are_used_as_they_are(tmp_path, there, expected):
-    data = load(make_parts(tmp_path / "set", **there), 32, tmp_path / "cache")
+    data = load_data(make_parts(tmp_path / "set", **there), 32, tmp_path / "cache")
     assert data.classes == ("ann", "bob") and tuple(len(data.indices(s)) for s in ("train", "val", "test")) == expected
     tested = next(p for p in list(there)[::-1])
     assert all(data.files[i].startswith(f"{tested}/") for i in data.indices("test"))
@@ -121,17 +121,17 @@ def test_copies_across_parts_are_named(tmp_path, capsys):
     folder = make_parts(tmp_path / "set", train=20, test=3)
     for p in folder.rglob("*.png"):
         Image.fromarray(np.random.default_rng(list(p.as_posix().encode())).integers(0, 256, (9, 9, 3), np.uint8)).save(p)
-    load(folder, 32, tmp_path / "cache")
+    load_data(folder, 32, tmp_path / "cache")
     assert "two parts" not in capsys.readouterr().out
     shutil.copy(folder / "train/ann/train3.png", folder / "test/ann/test1.png")
-    load(folder, 32, tmp_path / "cache")
+    load_data(folder, 32, tmp_path / "cache")
     assert "set: 1 images are in two parts, so what is trained on is tested: test/ann/test1.png is train/ann/train3.png" in capsys.readouterr().out
 
 
 def test_a_picture_over_pillows_limit(people, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"id0/00.pgm is too large for Pillow \(Image size \(1890 pixels\) exceeds limit of 200 pixels"):
-        load(people, 32, tmp_path / "cache")
+        load_data(people, 32, tmp_path / "cache")
 
 
 def deep_set(folder, images, ending="png"):
@@ -165,7 +165,7 @@ LEVELS = [  # white, dtype and ending of the files: what a data set holds whose 
 def test_deep_images_have_one_range(tmp_path, white, dtype, ending):
     """255 levels of the brightest image, and a quarter of them for one that is a quarter as bright, whatever the order of the files."""
     shares = [0.25, 1, 0.5, 0.25, 0.25, 0.5]
-    data = load(deep_set(tmp_path / "set", [ramp(white, dtype, s) for s in shares], ending), 32, tmp_path / "cache")
+    data = load_data(deep_set(tmp_path / "set", [ramp(white, dtype, s) for s in shares], ending), 32, tmp_path / "cache")
     for image, share in zip(data.images, [shares[int(f[2:4])] for f in data.files]):
         expected = 255 * share * np.linspace(0, 1, 37 * 37).reshape(37, 37)
         assert np.abs(image.astype(float) - expected[..., None]).max() < 1.3  # both roundings go down
@@ -177,7 +177,7 @@ def test_deep_pgm_says_what_is_white(tmp_path):
         path = tmp_path / f"set/{'ab'[k % 2]}/{k}.pgm"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"P5 37 37 4000\n" + np.full((37, 37), 1000, ">u2").tobytes())
-    assert (load(tmp_path / "set", 32, tmp_path / "cache").images == 63).all()
+    assert (load_data(tmp_path / "set", 32, tmp_path / "cache").images == 63).all()
 
 
 def with_nan(a):
@@ -200,10 +200,10 @@ def test_deep_images_that_nobody_can_read_are_refused(tmp_path, image, message):
     others = ramp(1 if image.dtype == np.float32 else 200, image.dtype)
     folder = deep_set(tmp_path / "set", [others, others, others, image, others, others], "tiff")
     with pytest.raises(DataError, match=message) as e:
-        load(folder, 32, tmp_path / "cache")
+        load_data(folder, 32, tmp_path / "cache")
     assert "\n" not in str(e.value) and not [p for p in (tmp_path / "cache").iterdir() if p.is_dir()]
     (folder / "b/03.tiff").unlink()  # without it, all is as ever
-    assert load(folder, 32, tmp_path / "cache").images.max() == (255 if image.dtype == np.float32 else 200)
+    assert load_data(folder, 32, tmp_path / "cache").images.max() == (255 if image.dtype == np.float32 else 200)
 
 
 def deep_colours(path, white):
@@ -225,17 +225,17 @@ def test_deep_colours(tmp_path, white):
     for k in range(6):
         deep_colours(tmp_path / f"set/{'ab'[k % 2]}/{k}.png", white)
     if white == 65535:
-        assert load(tmp_path / "set", 32, tmp_path / "cache").images.max() == 255
+        assert load_data(tmp_path / "set", 32, tmp_path / "cache").images.max() == 255
     else:
         with pytest.raises(DataError, match="16 bits a colour, and no image goes above 4095; Pillow reads the upper byte alone"):
-            load(tmp_path / "set", 32, tmp_path / "cache")
+            load_data(tmp_path / "set", 32, tmp_path / "cache")
 
 
 def test_a_demo_pack_is_named_by_its_generator(tmp_path, monkeypatch):
-    first = load(None, 32, tmp_path, demo_shape=(2, 5))
+    first = load_data(None, 32, tmp_path, demo_shape=(2, 5))
     drawn = sets.EMBEDDED["faces"]
     monkeypatch.setitem(sets.EMBEDDED, "faces", drawn._replace(version=drawn.version + 1, picture=lambda i, k: np.full((128, 128, 3), 7, np.uint8)))
-    second = load(None, 32, tmp_path, demo_shape=(2, 5))
+    second = load_data(None, 32, tmp_path, demo_shape=(2, 5))
     assert (second.images == 7).all() and (first.images != 7).any() and len([p for p in tmp_path.iterdir() if p.is_dir()]) == 2
 
 
@@ -251,7 +251,7 @@ def test_another_picture_needs_another_version(name):
 
 def test_loading_processes_leave_the_global_generator_alone(tmp_path):
     """What dropout on a CPU draws in an epoch is the same with and without loading processes, and in a run that starts in that epoch."""
-    data = load(None, 32, tmp_path, demo_shape=(3, 10))
+    data = load_data(None, 32, tmp_path, demo_shape=(3, 10))
 
     def drawn(workers, epochs):
         batches, out = loader(data, "train", 8, workers), []
@@ -299,7 +299,7 @@ def test_cacd(tmp_path, capsys):
     cacd.main([str(source), str(tmp_path / "other"), "--seed", "1"])
     assert files(tmp_path / "other") != first
 
-    d = load(tmp_path / "out", 32, tmp_path / "cache").describe()
+    d = load_data(tmp_path / "out", 32, tmp_path / "cache").describe()
     assert (d["classes"], d["images"], d["test"]) == (6, 60, 12)
 
 

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.method.classifier import build
 from wae_nb.train import evaluation, pruning, updates
 from wae_nb.train import stage as stages
@@ -66,7 +66,7 @@ def doubled():
 
 def train(folder: Path, names: list[str], **how) -> list[list[float]]:
     """Of each fit in turn its losses, step by step."""
-    data, losses = load(None, 32, folder.parent / "data", demo_shape=(3, 14)), []
+    data, losses = load_data(None, 32, folder.parent / "data", demo_shape=(3, 14)), []
     learn = stages.Training.learn
 
     def noted(self, bar):
@@ -86,7 +86,7 @@ def train(folder: Path, names: list[str], **how) -> list[list[float]]:
 
 def measured(folder: Path) -> list[str]:
     """A network's test on few images at a time: every value, bit by bit."""
-    data, recipe = load(None, 32, folder.parent / "data", demo_shape=(3, 14)), short_recipe("test", 60)
+    data, recipe = load_data(None, 32, folder.parent / "data", demo_shape=(3, 14)), short_recipe("test", 60)
     torch.manual_seed(1)
     task = ClassifyTask(build("wavelet", "resnet18", 3, 32, 0.125), recipe, recipe.classify)
     means, each = evaluate(task, data, "test", 32, Engine("cpu", progress=False), batch_size=3, variance=0.01)

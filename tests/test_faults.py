@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.train.engine import Engine
 from wae_nb.train.evaluation import evaluate
 from wae_nb.train.recipes import short_recipe
@@ -37,7 +37,7 @@ print(get_or_train(spec, data, Engine("cpu", progress=False), folder).folder)
 
 def made(folder: Path, stage: int, epochs: int):
     """The data set and the spec of the script's run."""
-    data = load(None, 32, folder / "data", demo_shape=(4, 20))
+    data = load_data(None, 32, folder / "data", demo_shape=(4, 20))
     r = short_recipe("test", 64)
     r = replace(r, wae=replace(r.wae, epochs=epochs), classify=replace(r.classify, epochs=epochs), finetune=replace(r.finetune, epochs=epochs))
     return data, RunSpec("wae", "vgg11", data.checksum, r, stage=stage, image_size=32, width=0.125)

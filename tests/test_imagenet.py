@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from wae_nb.data import pack as packed
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 
 sys.path.insert(0, str(ROOT / "data_prep"))
 import imagenet  # noqa: E402
@@ -145,7 +145,7 @@ def test_all_forms_give_the_same_pack(tmp_path, monkeypatch, capsys):
     for i, name in enumerate(a.files):
         assert a.classes[a.labels[i]] == name.split("/")[1] and (a.split[i] == 2) == name.startswith("val/")
         assert (a.images[i] == packed.read_image(io.BytesIO(contents()[name]), 32)).all()
-    assert load(tmp_path / "packed-make_archives", 28, tmp_path / "cache").checksum == a.checksum  # as a notebook takes it
+    assert load_data(tmp_path / "packed-make_archives", 28, tmp_path / "cache").checksum == a.checksum  # as a notebook takes it
 
 
 def test_mixed_forms_and_other_ground_truths(tmp_path):

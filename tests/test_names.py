@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 from PIL import Image
 
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.lab.experiment import Experiment, save_output
 from wae_nb.lab.pictures import picture_rows, show_row
 from wae_nb.lab.plots import confusions, curves, intervals, line_panels, plain, time_by_part, tradeoff
@@ -62,9 +62,9 @@ def test_folders_may_be_called_anything(tmp_path):
             path = tmp_path / "set $a|b$_" / name / f"{k}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((9, 9, 3), 40 * k, np.uint8)).save(path)
-    data = load(tmp_path / "set $a|b$_", 32, tmp_path / "cache")
+    data = load_data(tmp_path / "set $a|b$_", 32, tmp_path / "cache")
     assert data.classes == tuple(sorted(names)) and data.name == "set $a|b$_"
-    assert load(tmp_path / "set $a|b$_", 32, tmp_path / "cache").classes == data.classes  # found packed
+    assert load_data(tmp_path / "set $a|b$_", 32, tmp_path / "cache").classes == data.classes  # found packed
     exp = Experiment("smoke", "vgg11", tmp_path / "set $a|b$_", runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", progress=False)
     assert exp.save("table", pd.DataFrame({"a": [1]})).exists()
 

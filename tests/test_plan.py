@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.train import plan as planning
 from wae_nb.train.checkpoints import checkpoints
 from wae_nb.train.engine import Engine
@@ -21,7 +21,7 @@ CPU = Engine("cpu", progress=False)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load(None, 32, tmp_path_factory.mktemp("cache"), demo_shape=(4, 20))
+    return load_data(None, 32, tmp_path_factory.mktemp("cache"), demo_shape=(4, 20))
 
 
 def made(data, method="wae", **changes):

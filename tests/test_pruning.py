@@ -23,7 +23,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from wae_nb.data.batches import crop
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.deploy.engines import prepare
 from wae_nb.deploy.folding import fold
 from wae_nb.lab.beyond import WAYS
@@ -96,7 +96,7 @@ def batches_of(size, seed, n=6, times=2, classes=11, dtype=torch.float32):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Images (B, 3, 32, 32) and labels of two parts of six photographs' patches."""
-    data = load(None, 32, tmp_path_factory.mktemp("photos"), "photos", (6, 40))
+    data = load_data(None, 32, tmp_path_factory.mktemp("photos"), "photos", (6, 40))
     return {part: (crop(torch.from_numpy(data.read(at)), 32), torch.from_numpy(data.labels[at])) for part in ("train", "test") for at in [data.indices(part)]}
 
 

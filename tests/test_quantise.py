@@ -15,7 +15,7 @@ from test_timing import trained_like
 from torch import nn
 
 from wae_nb.data.batches import crop
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.deploy.engines import check_engine, prepare
 from wae_nb.deploy.export import WEIGHTS, export_openvino
 from wae_nb.deploy.folding import fold
@@ -116,7 +116,7 @@ CLASSES = 6
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """Patches of real photographs, those that scikit-image comes with: images and labels of the first classes."""
-    data = load(None, 64, tmp_path_factory.mktemp("photos"), demo="photos", demo_shape=(CLASSES, 80))
+    data = load_data(None, 64, tmp_path_factory.mktemp("photos"), demo="photos", demo_shape=(CLASSES, 80))
     at = data.indices("train")
     return crop(torch.from_numpy(data.read(at)), 64).contiguous(), torch.from_numpy(data.labels[at]).long()
 

@@ -18,7 +18,7 @@ import torch
 
 from wae_nb.data.batches import LoadingError
 from wae_nb.data.folder import DataError
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.method.classifier import build
 from wae_nb.train import stage as stages
 from wae_nb.train.checkpoints import CheckpointError, checkpoints, damage
@@ -41,7 +41,7 @@ class Cut(Exception):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load(None, 32, tmp_path_factory.mktemp("data"), demo_shape=(3, 20))
+    return load_data(None, 32, tmp_path_factory.mktemp("data"), demo_shape=(3, 20))
 
 
 def each_step(**how) -> Engine:
@@ -112,7 +112,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_recovery as t
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.train import stage as stages
 
 folder, stage, rng = Path({folder!r}), t.replace(t.STAGE, epochs=8), random.Random(0)
@@ -129,7 +129,7 @@ def train(name, told=None):  # in a process of its own
         look(self)
 
     stages.Training.look = noted
-    data = load(None, 32, folder / "data", demo_shape=(3, 20))
+    data = load_data(None, 32, folder / "data", demo_shape=(3, 20))
     history, weights = t.run(data, folder / name, stage=stage)
     torch.save([history, weights], folder / (name + ".pt"))
     os._exit(0)

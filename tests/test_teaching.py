@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wae_nb.data.batches import crop, crop_boxes
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.measure import machine
 from wae_nb.method.classifier import METHODS, build
 from wae_nb.method.linear import LinearEncoder
@@ -22,7 +22,7 @@ RECIPE = strong_recipe("test", 64, epochs=2, updates=2, batch_size=16)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load(None, 32, tmp_path_factory.mktemp("data"), "photos", (4, 16))
+    return load_data(None, 32, tmp_path_factory.mktemp("data"), "photos", (4, 16))
 
 
 def spec(data, method="half", seed=0, **changes):

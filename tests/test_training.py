@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.method import classifier
 from wae_nb.method.classifier import METHODS, Method, build
 from wae_nb.method.losses import transform_loss
@@ -27,7 +27,7 @@ CPU = dict(device="cpu", progress=False)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return load(None, 32, tmp_path_factory.mktemp("data"), demo_shape=(3, 16))
+    return load_data(None, 32, tmp_path_factory.mktemp("data"), demo_shape=(3, 16))
 
 
 class Scripted(Task):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..data.files import write_json
-from ..data.sets import fewer, load
+from ..data.sets import fewer, load_data
 from .paper import TABLES
 from .parameters import check_parameters, numbers
 from .profiles import PROFILES
@@ -91,7 +91,7 @@ class Experiment:
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)
-        self.data = load(data_root, self.size.image_size, self.runs_dir / "data", kind, self.size.demo_shape)
+        self.data = load_data(data_root, self.size.image_size, self.runs_dir / "data", kind, self.size.demo_shape)
         self.data = fewer(self.data, per_class) if per_class else self.data
         self.recipe = self.size.recipe(backbone, len(self.data.indices("train")))
 

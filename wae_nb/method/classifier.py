@@ -7,6 +7,7 @@ __all__ = ['METHODS', 'HEADS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier
            'check_head', 'check_image_size', 'build']
 
 # %% ../../nbs/lib/method/classifier.ipynb #03faa23f
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .backbones import IMAGENET_MEAN, Scale, family, feature_shape, features, fl
 from .decomposers import DWT, Identity, LowOnly, Resize
 from .linear import LinearDecoder, LinearEncoder
 from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
+from .saving import save
 from .slimming import slim, without_first_halving
 from .wae import Decomposition, Encoder
 from .weights import Weights, start_from
@@ -70,6 +72,9 @@ class DecomposedClassifier(nn.Module):
         self.low_net, self.high_net = low_net, high_net
         self.head_low, self.head_fused = head_low, head_fused
         self.image_size, self.joined = image_size, joined
+        self.config: dict | None = None  # what it was made from, for `save`
+
+    save = save
 
     def decompose(
         self,
@@ -203,6 +208,21 @@ def check_image_size(
         raise ValueError(f"image_size={image_size!r}: the networks halve a sub-image five times; use a whole number of at least {MIN_IMAGE_SIZE} pixels")
 
 # %% ../../nbs/lib/method/classifier.ipynb #f71a531b
+def _networks(m: Method, backbone, image_size: int, width: float, high_floor: int) -> tuple[nn.Module, nn.Module | None, tuple[int, int, int], int]:
+    "The networks on `low` and on `high`, the shape of the one's maps and the channels of the other's."
+    size, (joined, apart) = math.ceil(image_size * m.scale), (m.high_channels, 0) if m.joined else (0, m.high_channels)
+    low_net = without_first_halving(features(backbone)) if m.halved else features(backbone)
+    if width != 1 or joined:
+        low_net = slim(low_net, 1 / width, in_channels=3 + joined)
+    high_net = slim(low_net, 4, high_floor, apart) if apart else None
+    try:
+        return low_net, high_net, feature_shape(low_net, size, 3 + joined), feature_shape(high_net, size, apart)[0] if high_net else 0
+    except RuntimeError:
+        needed = smallest_size(low_net, 3 + joined)
+        least = next(s for s in itertools.count(image_size) if math.ceil(s * m.scale) >= needed)
+        raise ValueError(f"image_size={image_size!r}: {_named(backbone)} needs at least {least} pixels here ({needed} of `low`)") from None
+
+
 def build(
     method: str,  # as in `METHODS`
     backbone: str | nn.Module,  # as in `backbone_names()`; "timm:" and a name of timm's; or a network of one's own, which is cut by `cut` if it gives scores
@@ -232,21 +252,10 @@ def build(
     if not width > 0:
         raise ValueError(f"width={width!r}: use a number above 0, for instance 1 or 0.25")
     check_head(head)
-    m = METHODS[method]
-    size, flat, width = math.ceil(image_size * m.scale), kin.flat_head and not head, width * m.width
-    joined, apart = (m.high_channels, 0) if m.joined else (0, m.high_channels)
-
-    low_net = without_first_halving(features(backbone)) if m.halved else features(backbone)
-    if width != 1 or joined:
-        low_net = slim(low_net, 1 / width, in_channels=3 + joined)
-    high_net = slim(low_net, 4, high_floor, apart) if apart else None
-
-    try:
-        c_low, h, w = feature_shape(low_net, size, 3 + joined)
-    except RuntimeError:
-        least = math.ceil(smallest_size(low_net, 3 + joined) / m.scale)
-        raise ValueError(f"image_size={image_size!r}: {_named(backbone)} needs at least {least} pixels as {method!r}") from None
-    c_high = feature_shape(high_net, size, apart)[0] if high_net else 0
+    m, asked = METHODS[method], dict(method=method, backbone=_named(backbone), num_classes=num_classes, image_size=image_size, width=width)
+    asked |= dict(high_floor=high_floor, dropout=dropout, sub_norm=sub_norm, init=init, head=head)
+    flat, width = kin.flat_head and not head, width * m.width
+    low_net, high_net, (c_low, h, w), c_high = _networks(m, backbone, image_size, width, high_floor)
 
     def scores(channels, hidden):
         if not flat:
@@ -267,9 +276,11 @@ def build(
         start_from(low_net, head_low, backbone, weights)
     norm_high = norm(m.high_channels) if m.high_channels else None
     only = image_size if flat else None
-    return DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, only, m.joined)
+    net = DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, only, m.joined)
+    net.config = dict(made_by="build", arguments=asked, decomposer=type(net.decomposer).__name__)
+    return net
 
 
 def _named(backbone: str | nn.Module) -> str:
-    return backbone if isinstance(backbone, str) else type(backbone).__name__
+    return backbone if isinstance(backbone, str) else f"own:{type(backbone).__name__}"
 

@@ -67,4 +67,7 @@ def thinet(
     else:
         net = _thin_bottlenecks(int(structure) / 100, width)
         head = pooled_head(net.layer4[-1].conv3.out_channels, num_classes)
-    return DecomposedClassifier(Identity(), init_(net, init), init_(head, init), norm_low=Scale(), image_size=size)
+    out = DecomposedClassifier(Identity(), init_(net, init), init_(head, init), norm_low=Scale(), image_size=size)
+    asked = dict(structure=structure, num_classes=num_classes, image_size=image_size, width=width, init=init)
+    out.config = dict(made_by="thinet", arguments=asked, decomposer="Identity")
+    return out

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from ..data.sets import load
+from ..data.sets import load_data
 from .engine import Engine
 from .recipes import paper_recipe, Recipe, short_recipe, strong_recipe
 from .runs import get_or_train, Run
@@ -102,7 +102,7 @@ def train(
         if name not in rest:
             raise ValueError(f"{name} is not given; say {name}=…, for instance {name}={dict(method='wae', recipe='paper')[name]}")
     runs_dir = Path(places["runs_dir"]).expanduser()
-    data = load(places["data_root"], rest["image_size"], runs_dir / "data", places["demo"])
+    data = load_data(places["data_root"], rest["image_size"], runs_dir / "data", places["demo"])
     recipe = rest["recipe"] if isinstance(rest["recipe"], dict) else {"name": rest["recipe"]}
     if recipe.get("name") in RECIPES:
         backbone = rest.setdefault("backbone", "vgg16")

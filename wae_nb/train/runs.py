@@ -9,6 +9,7 @@ __all__ = ['Run', 'network_of', 'finished_run', 'get_or_train']
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, UTC
@@ -57,6 +58,16 @@ class Run:
         net, state = network_of(self.spec, self.record["data"]["classes"]), self.weights("model.safetensors")
         fit_shapes(net, state) if self.spec.pruned else net.load_state_dict(state)
         return net.eval()
+
+    def save(
+        self,
+        folder: str | Path,  # made whole or not at all
+        classes: Sequence[str] = (),  # their names, in the order of the scores
+    ) -> Path:
+        "Write the classifier for `load`, with what the record says of it. Raises `ValueError` for stage 1, which has none."
+        if self.spec.stage == STAGE_1:
+            raise ValueError(f"{self.spec.title} is an auto-encoder and no classifier; save stage 2 or 3")
+        return self.model.save(folder, classes, self.record["decisive"], self.record["test"])
 
     @property
     def wae(self) -> WAE:
