@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import nbformat.v4 as v4
 import pytest
 import torch
@@ -31,7 +32,7 @@ HELP_SECONDS = 1.5
 
 def wae(*words):
     """A command in this process."""
-    return CliRunner().invoke(main, list(map(str, words)))
+    return CliRunner().invoke(main, list(map(str, words)), prog_name="wae")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,7 @@ def test_help_of_each_command(command):
     """What it does, every option explained, examples of it, and JSON for scripts."""
     done = wae(command, "--help")
     assert done.exit_code == 0 and f"  wae {command}" in done.stdout and "--json" in done.stdout
-    assert all(getattr(p, "help", True) for p in main.commands[command].params)
+    assert all(p.help for p in main.commands[command].params if isinstance(p, click.Option))
     assert main.commands[command].help.splitlines()[0] in wae("--help").stdout  # not cut off
 
 
@@ -209,16 +210,16 @@ WRONG = {  # words → what is named, and the remedy
     "time --batch 0": ("batch='0'", "is below 1"),
     "time --batch one": ("batch='one'", "use whole numbers, for instance"),
     "time --engine tensorrt": ("engine='tensorrt'", "use one of openvino"),
-    "time --precision fp8": ("precision='fp8'", "use one of fp32" if not torch.cuda.is_available() else ""),
+    "time --precision fp8": ("precision='fp8'", "use one of fp32"),
     "time --threads 999": ("threads=999", "this machine has"),
     "time --device tpu": ("device='tpu'", "use 'auto', 'cpu' or 'cuda'"),
     "time --seconds 0": ("seconds=0.0", "use a number above 0"),
     "time --classes 1": ("num_classes=1", "needs at least 2 classes"),
-    "time --size large": ("'large' is not a valid integer", "wae time --help"),
-    "tme": ("'tme'", "'time'"),
-    "time --engin eager": ("--engin", "--engine"),
+    "time --size large": ("'large' is not a valid integer", "See wae time --help"),
+    "tme": ("'tme'", "See wae --help"),
+    "time --engin eager": ("--engin", "See wae time --help"),
     "runs nowhere": ("runs_dir='nowhere'", "usually runs/ in the checkout"),
-    "export {half}": ("'--to'", "wae export --help"),
+    "export {half}": ("'--to'", "See wae export --help"),
     "export {half} --to tflite": ("to='tflite'", "use one of onnx, openvino, torch-export, ncnn"),
     "export nowhere --to torch-export": ("run='nowhere'", "`wae runs` lists those that are finished"),
     "export {unfinished} --to torch-export": ("half-cut-off'", "train it again, and it goes on"),
@@ -230,8 +231,8 @@ WRONG = {  # words → what is named, and the remedy
     "export {half} --to torch-export --data nowhere": ("nowhere' is not a folder", "give a folder that holds"),
     "export {half} --to torch-export --data people": ("data_root='people' is not what half-resnet18", "give the same folder"),
     "report --profile large": ("profile='large'", "use one of demo"),
-    "report --figures people": ("figures_dir='people' has no records of the profile 'demo'", "wae reproduce --profile demo"),
-    "reproduce": ("'--profile'", "wae reproduce --help"),
+    "report --figures nowhere": ("figures_dir='nowhere' is not a folder", "name the one with a folder of records"),
+    "reproduce": ("'--profile'", "See wae reproduce --help"),
     "reproduce --profile large": ("profile='large'", "use one of demo"),
     "reproduce --profile demo --only 55": ("only='55'", "use some of 00, 01"),
     "reproduce --profile demo --data nowhere": ("data_root='nowhere'", "give a folder that holds"),
@@ -243,6 +244,7 @@ WRONG = {  # words → what is named, and the remedy
 def test_wrong_use(trained, people, tmp_path, monkeypatch, words):
     """Exit code 2, one line that names the value and the remedy, nothing on the output, nothing written."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test's; progress bars would take this process for a notebook's
     Path("there.pt2").write_text("before")
     before, runs = contents(tmp_path), trained["half"].parent
     ran = {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts}
@@ -251,7 +253,7 @@ def test_wrong_use(trained, people, tmp_path, monkeypatch, words):
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit) and not done.stdout, done.output
     *usage, line = done.stderr.strip().splitlines()
     assert named in line and remedy in done.stderr and line.startswith("Error: ") and "Traceback" not in done.stderr
-    assert not usage or usage[0].startswith("Usage: ") or "people" in words  # a folder that is packed says so
+    assert not usage or "people" in words  # a folder that is packed says so
     assert contents(tmp_path) == before
     assert {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts} == ran
 

@@ -28,6 +28,8 @@ class Commands(click.Group):
         "Run a command."
         try:
             return super().invoke(ctx)
+        except click.UsageError as e:
+            raise Mistake(f"{e.format_message()} See {e.ctx.command_path if e.ctx else 'wae'} --help") from e
         except (ValueError, ImportError, OSError) as e:
             raise Mistake(" ".join(str(e).split()) or type(e).__name__) from e
 
@@ -92,7 +94,7 @@ def _time(backbone, rows, size, batch, classes, engine, precision, threads, devi
     from wae_nb.lab.parameters import numbers
     from wae_nb.lab.timing import measure, row_model, Setting
     from wae_nb.measure.cost import macs
-    from wae_nb.measure.machine import check_threads, resolve_device
+    from wae_nb.measure.machine import check_precision, check_threads, resolve_device
 
     batches, device = numbers(batch, "batch", int, 1), resolve_device(device)
     names = list(dict.fromkeys(r.strip() for r in rows.split(",") if r.strip()))
@@ -102,6 +104,7 @@ def _time(backbone, rows, size, batch, classes, engine, precision, threads, devi
         raise ValueError(f"seconds={seconds!r}: use a number above 0")
     if threads is not None:
         check_threads(threads)
+    check_precision(precision, device)
     engine = engine or usual_engine(device, precision)
     check_engine(engine, device, precision)
     with _quiet():

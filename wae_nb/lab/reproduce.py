@@ -127,14 +127,15 @@ def write_report(
     figures_dir: str | Path = "",  # with the profile's records; by default `figures` in the checkout
     nbs: str | Path | None = None,  # as in `choose_notebooks`
 ) -> tuple[Path, str]:  # the page, and what is wrong, in a line: "" if nothing is
-    "Every table from the records, and one page that opens without a network. Raises a one-line `ValueError` where there are no records."
+    "Every table from the records, and one page that opens without a network; where there are none, what is missing and the commands that fill it."
     from wae_nb.lab.report import page
 
     check_profile(profile)
     (notebook,) = choose_notebooks("09", nbs)
     folder = Path(figures_dir or project_root() / "figures").expanduser()
-    if not any((folder / profile / "records").glob("*.json")):
-        raise ValueError(f"figures_dir={str(folder)!r} has no records of the profile {profile!r}; train some: wae reproduce --profile {profile}")
+    if not folder.is_dir():
+        raise ValueError(f"figures_dir={str(folder)!r} is not a folder; name the one with a folder of records for each profile")
+    (folder / profile).mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as near:
         out = Path(near, "09_report.ipynb")
         outcome = run_notebook(notebook, out, dict(profile=profile, figures_dir=str(folder)))
