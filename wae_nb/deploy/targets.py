@@ -8,11 +8,13 @@ __all__ = ['TARGETS', 'AGREEMENT', 'file_metadata', 'Writing', 'ExportTarget', '
 # %% ../../nbs/lib/deploy/targets.ipynb #210bac3c
 import copy
 import json
+import logging
 import os
 import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -122,6 +124,9 @@ def _write_ncnn(model: DecomposedClassifier, path: Path, how: Writing) -> None:
             made = Path(folder, f"net.ncnn.{end}")
             if not made.exists():
                 raise ValueError("ncnn cannot take the model; use another target")
+            steps = [line.split()[0] for line in made.read_text().splitlines()[2:]] if end == "param" else []
+            if unknown := [step for step in steps if "::" in step]:
+                raise ValueError(f"ncnn does not know {unknown[0]}, a step of the model; use another target")
             path.with_suffix(f".{end}").write_bytes(made.read_bytes())
     about = {key: json.loads(value) for key, value in how.metadata.items()}
     path.with_suffix(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -135,7 +140,7 @@ def _read_ncnn(path: Path) -> Forward:
     for narrow in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, narrow, False)
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-        raise ValueError("ncnn cannot take the model: it has a step that ncnn does not know, for instance a resize with antialiasing")
+        raise ValueError("ncnn cannot take the model; use another target")
 
     def one_image(x):
         extractor = net.create_extractor()
@@ -210,10 +215,22 @@ def _compare(model: DecomposedClassifier, run: Forward, images: Tensor, any_size
     return float(np.max(away)), float(torch.cat(same).mean())
 
 
+@contextmanager
+def _quiet():
+    "Within: exporters keep what they think about themselves to themselves. What fails is raised."
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
+
+
 def _written(model: DecomposedClassifier, to: str, path: Path, how: Writing, images: Tensor) -> Exported:
     "A file written and checked."
     target = TARGETS[to]
-    with warnings.catch_warnings(action="ignore"):  # of what the exporters think about themselves
+    with _quiet():
         target.write(model, path, how)
         run = target.read(path)
         away, same = _compare(model, run, images, how.any_size)
