@@ -10,7 +10,6 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO := _demo
-REPORT := _report
 PROFILE ?= demo
 FIGURES ?= figures
 
@@ -31,9 +30,11 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
-	$(PY) -m pytest $(addprefix --ignore tests/test_,face.py timing.py tradeoff.py quantise.py)
+	$(PY) -m pytest $(addprefix --ignore tests/test_,cli.py export.py face.py timing.py tradeoff.py quantise.py)
 	$(PY) -m pytest tests/test_face.py tests/test_timing.py  # engines bring threads and OpenMPs of their own: not in a process that trains afterwards
 	$(PY) -m pytest tests/test_tradeoff.py
+	$(PY) -m pytest tests/test_export.py
+	$(PY) -m pytest tests/test_cli.py
 	$(PY) -m pytest tests/test_quantise.py
 
 # the paper's own recipe at full width and 224 px, a few updates of every stage: half an hour on two cores, below 20 GB
@@ -42,15 +43,7 @@ test-paper: $(VENV)/installed
 
 # every table from the records, PROFILE=demo, small or paper; fails where a record is refused, after the page is written
 report: $(VENV)/installed
-	@mkdir -p $(REPORT)
-	@rm -f $(REPORT)/09_report.ipynb
-	@$(VENV)/bin/papermill nbs/09_report.ipynb $(REPORT)/09_report.ipynb -p profile $(PROFILE) -p figures_dir $(FIGURES) --cwd . --no-progress-bar --log-level WARNING 2> $(REPORT)/log; \
-	status=$$?; \
-	if [ -f $(REPORT)/09_report.ipynb ] && [ -d $(FIGURES)/$(PROFILE) ]; then \
-		$(PY) -c "from wae_nb.lab.report import page; page('$(REPORT)/09_report.ipynb', '$(FIGURES)/$(PROFILE)/report.html')" || exit 1; \
-		echo "The tables are in $(FIGURES)/$(PROFILE)/, the page is $(FIGURES)/$(PROFILE)/report.html"; \
-	fi; \
-	[ $$status = 0 ] || { grep . $(REPORT)/log | tail -n 1; exit 1; }
+	@$(PY) -c "from wae_nb.cli import main; main(prog_name='wae')" report --profile $(PROFILE) --figures $(FIGURES)
 
 # one seed of three rows of Table 6, trained again and compared with the committed records: minutes
 check-results: $(VENV)/installed
@@ -63,4 +56,4 @@ notebooks: $(VENV)/installed
 	$(PY) figures/make_readme.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(REPORT) figures/*/report.html *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) figures/*/report.html *.egg-info .pytest_cache .ruff_cache

@@ -21,5 +21,6 @@ setup(
     python_requires=f">={s['min_python']}",
     install_requires=s["requirements"].split(),
     package_data={"wae_nb.method": ["pretrained/*.safetensors"]},
+    entry_points={"console_scripts": s["console_scripts"].split()},
     extras_require=extras | {"dev": sum(extras.values(), s["dev_requirements"].split())},
 )

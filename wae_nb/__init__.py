@@ -34,6 +34,7 @@ _HOMES = {  # name → the module that has it
     "time_pairs": "measure.latency",
     "fold": "deploy.folding",
     "prepare": "deploy.engines",
+    "export": "deploy.targets",
 }
 __all__ = list(_HOMES)
 

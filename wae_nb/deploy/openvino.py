@@ -62,6 +62,7 @@ def written_down(
 def to_openvino(
     model: DecomposedClassifier,  # on the CPU, in single precision; not changed
     image: Tensor,  # (B, 3, H, W), of the size that is to come
+    any_size: bool = False,  # whether images of other sizes may come too; whether they get the model's scores is for the caller to find out
 ):  # `openvino.Model`: any number of images → their scores
     "A classifier for OpenVINO. Raises `ValueError` for one that it cannot convert."
     net = written_down(model, image)
@@ -69,7 +70,7 @@ def to_openvino(
         import openvino
 
         try:
-            return openvino.convert_model(net, example_input=image, input=[-1, *image.shape[1:]])
+            return openvino.convert_model(net, example_input=image, input=[-1, 3, *((-1, -1) if any_size else image.shape[2:])])
         except openvino.frontend.OpConversionFailure as e:  # many lines
             size = "×".join(map(str, image.shape[2:]))
             raise ValueError(f"OpenVINO cannot convert the model for images of {size} pixels; in small ones a pool may be larger than its map") from e

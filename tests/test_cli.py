@@ -1,0 +1,275 @@
+"""`wae` as a person and as a script use it: help, JSON, exit codes, a line for a mistake, and nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import nbformat.v4 as v4
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import ROOT
+from safetensors.torch import load_file
+
+import wae_nb
+from wae_nb.cli import main
+from wae_nb.data.sets import load
+from wae_nb.deploy.targets import TARGETS
+from wae_nb.lab.folders import open_run
+from wae_nb.lab.profiles import PROFILES
+from wae_nb.lab.reproduce import choose_notebooks
+from wae_nb.train.engine import Engine
+from wae_nb.train.runs import get_or_train
+from wae_nb.train.specs import RunSpec
+
+HELP_SECONDS = 1.5
+
+
+def wae(*words):
+    """A command in this process."""
+    return CliRunner().invoke(main, list(map(str, words)), prog_name="wae")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> dict[str, Path]:
+    """Three runs of the smallest profile with their data beside them, one of which was cut off."""
+    runs_dir, size = tmp_path_factory.mktemp("wae") / "runs", PROFILES["faces"]["smoke"]
+    data = load(None, size.image_size, runs_dir / "data", "faces", size.demo_shape)
+    recipe, out = size.recipe("resnet18", len(data.indices("train"))), {}
+    for name, method, stage in (("half", "half", None), ("stage-1", "wae", 1), ("plain", "plain", None)):
+        spec = RunSpec(method, "resnet18", data.checksum, recipe, stage=stage, image_size=size.image_size, width=size.width)
+        out[name] = get_or_train(spec, data, Engine("cpu", progress=False), runs_dir).folder
+    out["unfinished"] = shutil.copytree(out["half"], runs_dir / "half-cut-off")
+    (out["unfinished"] / "record.json").unlink()
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_help_comes_at_once():
+    """In a new process, by the clock; and without what would make it slow."""
+    code = "import sys\nfrom wae_nb.cli import main\ntry:\n    main(['--help'])\nfinally:\n    print('heavy', *{'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    taken, said = [], ""
+    for _ in range(3):
+        start = time.perf_counter()
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        taken.append(time.perf_counter() - start)
+    assert min(taken) < HELP_SECONDS
+    assert said.startswith("Usage:") and said.endswith("heavy\n")
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_help_of_each_command(command):
+    """What it does, every option explained, examples of it, and JSON for scripts."""
+    done = wae(command, "--help")
+    assert done.exit_code == 0 and f"  wae {command}" in done.stdout and "--json" in done.stdout
+    assert all(p.help for p in main.commands[command].params if isinstance(p, click.Option))
+    assert main.commands[command].help.splitlines()[0] in wae("--help").stdout  # not cut off
+
+
+def test_version_and_entry_point():
+    assert wae("--version").stdout == f"wae, version {wae_nb.__version__}\n"
+    said = subprocess.run([sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.strip().endswith(wae_nb.__version__)
+    assert "console_scripts = wae=wae_nb.cli:main\n" in (ROOT / "settings.ini").read_text()
+    assert '"scripts"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_time():
+    words = "time --backbone resnet18 --size 32 --classes 5 --rows plain,half --batch 1,2 --seconds 0.1 --engine eager".split()
+    done = wae(*words, "--json")
+    rows = json.loads(done.stdout)
+    assert done.exit_code == 0 and [(r["row"], r["batch"]) for r in rows] == [("plain", 1), ("half", 1), ("plain", 2), ("half", 2)]
+    for plain, half in (rows[:2], rows[2:]):
+        assert plain["speedup"] == [1, 1, 1] and half["baseline_ms"] == plain["latency_ms"] and half["macs"] < plain["macs"]
+        assert half["engine"] == "eager" and half["image_size"] == 32
+    said = wae(*words).stdout
+    assert "compared with plain" in said and len([line for line in said.splitlines() if line.startswith("half")]) == 2
+
+
+def test_runs(trained):
+    done = wae("runs", trained["half"].parent, "--json")
+    rows = {r["name"]: r for r in json.loads(done.stdout)}
+    assert done.exit_code == 0 and set(rows) == {p.name for p in trained.values()}
+    for name in ("half", "plain", "stage-1"):
+        record, row = json.loads((trained[name] / "record.json").read_text()), rows[trained[name].name]
+        assert row["state"] == "finished" and row["epochs"] == record["epochs"] and row["minutes"] == record["seconds"] / 60
+        assert row["top1"] == record["test"].get("top1") and row["psnr"] == record["test"].get("psnr")
+    assert rows["half-cut-off"]["state"] == "unfinished" and rows["half-cut-off"]["top1"] is None
+    said = wae("runs", trained["half"].parent).stdout
+    assert f"{100 * rows[trained['half'].name]['top1']:.2f} %" in said and "unfinished" in said and " dB" in said
+
+
+def test_a_run_is_opened_by_its_folder(trained, tmp_path):
+    """Wherever that lies."""
+    moved = shutil.copytree(trained["half"], tmp_path / "elsewhere")
+    run = open_run(moved)
+    weights = load_file(moved / "model.safetensors")
+    assert weights.keys() <= run.model.state_dict().keys() and all(torch.equal(run.model.state_dict()[k], v) for k, v in weights.items())
+
+
+def test_export(trained, tmp_path, monkeypatch):
+    """The file is named after the run; with the data gone, its folder is asked for."""
+    monkeypatch.chdir(tmp_path)
+    done = wae("export", trained["plain"], "--to", "torch-export", "--json")
+    value = json.loads(done.stdout)
+    assert done.exit_code == 0 and value["files"] == [f"{trained['plain'].name}.pt2"] and value["difference"] <= 1e-4
+    found = dict(classes="")
+    run = torch.export.load(value["files"][0], extra_files=found).module()
+    assert json.loads(found["classes"]) == ["face00", "face01", "face02", "face03"]
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(run(x)[0], open_run(trained["plain"]).model(x).s, atol=1e-5)
+    assert "largest difference from PyTorch's scores" in wae("export", trained["plain"], "--to", "torch-export", "--out", "again.pt2").stdout
+    moved = shutil.copytree(trained["plain"], tmp_path / "moved" / "run")
+    done = wae("export", moved, "--to", "torch-export", "--out", "third.pt2")
+    assert done.exit_code == 2 and "name their folder: --data DIR" in done.stderr and not Path("third.pt2").exists()
+
+
+def test_export_int8(trained, tmp_path):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    done = wae("export", trained["plain"], "--to", "openvino", "--int8", "--out", tmp_path / "net.xml", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["difference"] > 1e-4 and TARGETS["openvino"].read(tmp_path / "net.xml").layers()[0] > 0
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch) -> Path:
+    """Two small ones in place of the checkout's."""
+    folder = tmp_path / "nbs"
+    folder.mkdir()
+    parameters = "profile: str = 'demo'  # which\nfigures_dir: str = ''  # where"
+    sources = {"01_first": "print(profile, figures_dir)", "02b_second": "raise ValueError(\n    'profile is\\nwrong')", "lib": None}
+    for name, source in sources.items():
+        if source:
+            cells = [v4.new_code_cell(parameters, metadata=dict(tags=["parameters"])), v4.new_code_cell(source)]
+            nb = v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", language="python", display_name="Python 3")))
+            (folder / f"{name}.ipynb").write_text(json.dumps(nb))
+    monkeypatch.setattr("wae_nb.lab.reproduce.project_root", lambda: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_reproduce(notebooks, tmp_path):
+    """In order, each with a line; what is finished is skipped, unless the parameters are others; what failed fails the command and is run again."""
+    done = wae("reproduce", "--profile", "demo", "--json")
+    assert done.exit_code == 1
+    first, second = json.loads(done.stdout)
+    assert (first["name"], first["state"], second["name"], second["state"]) == ("01_first", "finished", "02b_second", "failed")
+    assert second["error"] == "ValueError: profile is wrong"
+    out = tmp_path / "_reproduce/demo"
+    assert sorted(p.name for p in out.iterdir()) == ["01_first.ipynb", "02b_second.failed.ipynb"]
+    assert f"demo {out}/figures" in (out / "01_first.ipynb").read_text()
+    again = wae("reproduce", "--profile", "demo", "--only", "01")
+    assert again.exit_code == 0 and again.stdout == "01_first skipped: it was finished before\n"
+    other = wae("reproduce", "--profile", "strong", "--only", "01", "--out", out)
+    assert other.exit_code == 0 and other.stdout.startswith("01_first finished in ")
+    notebooks.joinpath("02b_second.ipynb").write_text(notebooks.joinpath("01_first.ipynb").read_text())
+    mended = wae("reproduce", "--profile", "demo", "--only", "02b")
+    assert mended.exit_code == 0 and sorted(p.name for p in out.iterdir()) == ["01_first.ipynb", "02b_second.ipynb"]
+
+
+def test_the_checkout_s_notebooks():
+    names = [p.stem for p in choose_notebooks()]
+    assert names == sorted(p.stem for p in (ROOT / "nbs").glob("[0-9]*.ipynb")) and "05_cacd" in names
+    assert [p.stem for p in choose_notebooks("05,02")] == ["02_imagenet_vgg16", "05_cacd"]
+
+
+def test_report(tmp_path):
+    """The page is written; a record that was changed fails the command, which names the file."""
+    records = tmp_path / "demo/records"
+    records.mkdir(parents=True)
+    some = sorted((ROOT / "figures/demo/records").glob("half-vgg16-*.json"))[:2]
+    for path in some:
+        shutil.copy(path, records)
+    done = wae("report", "--figures", tmp_path, "--json")
+    assert done.exit_code == 0, done.stderr
+    page = Path(json.loads(done.stdout)["page"])
+    assert page == tmp_path / "demo/report.html" and "Table 6" in page.read_text(encoding="utf-8")
+    changed = records / some[0].name
+    changed.write_text(changed.read_text().replace('"seed": ', '"seed": 9', 1))
+    page.unlink()
+    done = wae("report", "--figures", tmp_path)
+    assert done.exit_code == 1 and page.exists() and some[0].name in done.stderr and "was changed after it was written" in done.stderr
+
+
+WRONG = {  # words → what is named, and the remedy
+    "time --backbone resnet999": ("backbone='resnet999'", "use one of resnet101"),
+    "time --backbone resnet18 --rows plain,whole": ("method='whole'", "use one of plain, half"),
+    "time --backbone resnet18 --rows plain+flat": ("head='flat'", "use one of"),
+    "time --rows ,": ("rows=','", "give at least one method"),
+    "time --size 16": ("image_size=16", "at least 32 pixels"),
+    "time --batch 0": ("batch='0'", "is below 1"),
+    "time --batch one": ("batch='one'", "use whole numbers, for instance"),
+    "time --engine tensorrt": ("engine='tensorrt'", "use one of openvino"),
+    "time --precision fp8": ("precision='fp8'", "use one of fp32"),
+    "time --threads 999": ("threads=999", "this machine has"),
+    "time --device tpu": ("device='tpu'", "use 'auto', 'cpu' or 'cuda'"),
+    "time --seconds 0": ("seconds=0.0", "use a number above 0"),
+    "time --classes 1": ("num_classes=1", "needs at least 2 classes"),
+    "time --size large": ("'large' is not a valid integer", "See wae time --help"),
+    "tme": ("'tme'", "See wae --help"),
+    "time --engin eager": ("--engin", "See wae time --help"),
+    "runs nowhere": ("runs_dir='nowhere'", "usually runs/ in the checkout"),
+    "export {half}": ("'--to'", "See wae export --help"),
+    "export {half} --to tflite": ("to='tflite'", "use one of onnx, openvino, torch-export, ncnn"),
+    "export nowhere --to torch-export": ("run='nowhere'", "`wae runs` lists those that are finished"),
+    "export {unfinished} --to torch-export": ("half-cut-off'", "train it again, and it goes on"),
+    "export {stage-1} --to torch-export": ("is stage 1, an auto-encoder without a classifier", "name a run of a later stage"),
+    "export {half} --to torch-export --out net.xml": ("path='net.xml'", "a file for torch-export ends in .pt2"),
+    "export {half} --to torch-export --out none/net.pt2": ("path='none/net.pt2'", "make it first"),
+    "export {half} --to torch-export --out there.pt2": ("out='there.pt2' is there already", "name another file with --out"),
+    "export {half} --to torch-export --int8": ("to='torch-export'", "use one of openvino"),
+    "export {half} --to torch-export --data nowhere": ("nowhere' is not a folder", "give a folder that holds"),
+    "export {half} --to torch-export --data people": ("data_root='people' is not what half-resnet18", "give the same folder"),
+    "report --profile large": ("profile='large'", "use one of demo"),
+    "report --figures nowhere": ("figures_dir='nowhere' is not a folder", "name the one with a folder of records"),
+    "reproduce": ("'--profile'", "See wae reproduce --help"),
+    "reproduce --profile large": ("profile='large'", "use one of demo"),
+    "reproduce --profile demo --only 55": ("only='55'", "use some of 00, 01"),
+    "reproduce --profile demo --data nowhere": ("data_root='nowhere'", "give a folder that holds"),
+    "reproduce --profile demo --out there.pt2": ("there.pt2' is a file", "name a folder"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_use(trained, people, tmp_path, monkeypatch, words):
+    """Exit code 2, one line that names the value and the remedy, nothing on the output, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test's; progress bars would take this process for a notebook's
+    Path("there.pt2").write_text("before")
+    before, runs = contents(tmp_path), trained["half"].parent
+    ran = {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts}
+    done = wae(*(trained[w.strip("{}")] if w.startswith("{") else w for w in words.split()))
+    named, remedy = WRONG[words]
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit) and not done.stdout, done.output
+    *usage, line = done.stderr.strip().splitlines()
+    assert named in line and remedy in done.stderr and line.startswith("Error: ") and "Traceback" not in done.stderr
+    assert not usage or "people" in words  # a folder that is packed says so
+    assert contents(tmp_path) == before
+    assert {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts} == ran
+
+
+def test_no_json_where_it_failed(tmp_path):
+    """A script sees the exit code and an empty output."""
+    done = subprocess.run([sys.executable, "-c", "from wae_nb.cli import main; main()", "runs", tmp_path / "none", "--json"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+
+
+def test_a_defect_is_not_taken_for_a_mistake(monkeypatch):
+    """What is no refusal of the library's keeps its traceback."""
+
+    def broken(folder):
+        raise KeyError("defect")
+
+    monkeypatch.setattr("wae_nb.lab.folders.list_runs", broken)
+    done = wae("runs", os.curdir)
+    assert done.exit_code == 1 and isinstance(done.exception, KeyError)

@@ -1,0 +1,261 @@
+"""Files for other engines: what they hold, that they give PyTorch's scores, that nobody needs PyTorch or this library to use one, and what is refused."""
+
+import json
+import re
+import subprocess
+import sys
+import textwrap
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import wae_nb
+from wae_nb.data.batches import crop
+from wae_nb.data.folder import read_image
+from wae_nb.data.sets import pack_size
+from wae_nb.deploy import targets
+from wae_nb.deploy.targets import TARGETS, export
+from wae_nb.method.classifier import build
+
+CLASSES = ["tench", "English springer", "cassette player", "chain saw", "Kirche", "Waldhorn", "gas\u00a0pump", "Müllwagen", "golf ball", "parachute"]
+
+
+def network(method: str, backbone: str = "resnet18", size: int = 128, **other):
+    """Not trained, but with norms that have seen images, and scores that differ."""
+    torch.manual_seed(0)
+    net = build(method, backbone, len(CLASSES), size, 0.25, **other)
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.rand(8, 3, size, size))
+    return net.eval()
+
+
+def images(n: int, height: int, width: int) -> torch.Tensor:
+    """Smooth patterns and noise."""
+    g = torch.Generator().manual_seed(n * height + width)
+    pattern = F.interpolate(torch.rand(n, 3, 5, 5, generator=g), (height, width), mode="bicubic").clamp(0, 1)
+    return 0.7 * pattern + 0.3 * torch.rand(n, 3, height, width, generator=g)
+
+
+def installed(to: str) -> None:
+    if missing := [m for m in TARGETS[to].needs if find_spec(m) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed")
+
+
+def furthest(net, run, batches) -> float:
+    """The largest difference of any score from PyTorch's, relative to the largest score."""
+    out = []
+    with torch.no_grad():
+        for x in batches:
+            s, s_c, s_L = (y if y is None else y.numpy() for y in net(x))
+            got = [np.asarray(y) for y in run(x)]
+            expected = [s] if s_c is None else [s, s_c, s_L]
+            assert len(got) == len(expected)
+            out += [np.abs(a - b).max() / np.abs(a).max() for a, b in zip(expected, got)]
+    return float(np.max(out))
+
+
+@pytest.mark.parametrize("method", ["wae", "linear-2"])
+@pytest.mark.parametrize("to", TARGETS)
+def test_scores_are_pytorch_s(tmp_path, to, method):
+    """Batches of one to eight, two sizes; the smaller one leaves maps of more than a pixel to the last layer, which `torch.export` would keep to."""
+    installed(to)
+    net, side = network(method), 256 if method == "linear-2" else 128
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    done = export(net, tmp_path / f"net{TARGETS[to].ending}", to, images(3, side, side), CLASSES)
+    assert done.any_size and done.same_answers == 1 and done.latency_ms > 0
+    run = TARGETS[to].read(done.files[0])
+    away = furthest(net, run, [images(n, *size) for n in range(1, 9) for size in ((side, side), (side + 32, side + 64))])
+    assert away <= 1e-4 and done.difference <= 1e-4
+    assert sorted(tmp_path.iterdir()) == sorted(done.files) and done.megabytes == sum(f.stat().st_size for f in done.files) / 1e6
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_one_size_where_the_heads_take_one(tmp_path, to):
+    installed(to)
+    net = network("wae", "vgg11", 64)
+    done = export(net, tmp_path / f"net{TARGETS[to].ending}", to, images(2, 64, 64))
+    assert not done.any_size
+    assert furthest(net, TARGETS[to].read(done.files[0]), [images(n, 64, 64) for n in (1, 2, 5)]) <= 1e-4
+
+
+@pytest.mark.parametrize("method", ["plain", "half", "wavelet", "I_L", "resizer", "dct"])
+def test_other_decomposers_as_onnx(tmp_path, method):
+    """A size that is called free is."""
+    installed("onnx")
+    net = network(method, size=64)
+    done = export(net, tmp_path / "net.onnx", "onnx", images(2, 64, 64))
+    sizes = [(64, 64)] + [(64, 160), (224, 96)] * done.any_size
+    assert furthest(net, TARGETS["onnx"].read(done.files[0]), [images(3, *size) for size in sizes]) <= 1e-4
+
+
+def test_a_size_that_cannot_be_left_free_is_kept(tmp_path):
+    """OpenVINO writes a resize with antialiasing down for one size."""
+    installed("openvino")
+    net = network("half")
+    done = export(net, tmp_path / "net.xml", "openvino", images(2, 128, 128))
+    assert not done.any_size and furthest(net, TARGETS["openvino"].read(done.files[0]), [images(3, 128, 128)]) <= 1e-4
+    odd = export(network("wae", size=75), tmp_path / "odd.xml", "openvino", images(2, 75, 75))
+    assert not odd.any_size
+
+
+def test_ncnn_says_what_it_does_not_know(tmp_path):
+    installed("ncnn")
+    with pytest.raises(ValueError, match=r"\Ancnn does not know aten::_upsample_bilinear2d_aa, a step of the model; use another target\Z"):
+        export(network("half", size=64), tmp_path / "net.param", "ncnn", images(1, 64, 64))
+    assert not list(tmp_path.iterdir())
+
+
+def metadata(to: str, path) -> dict[str, str]:
+    """As the target's own reader gives it."""
+    keys = ("classes", "preprocessing")
+    if to == "onnx":
+        import onnx
+
+        return {p.key: p.value for p in onnx.load(path).metadata_props}
+    if to == "openvino":
+        import openvino
+
+        model = openvino.Core().read_model(path)
+        return {k: model.get_rt_info(["wae_nb", k]).astype(str) for k in keys}
+    if to == "torch-export":
+        found = dict.fromkeys(keys, "")
+        torch.export.load(path, extra_files=found)
+        return found
+    return {k: json.dumps(v) for k, v in json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).items()}
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_the_file_says_what_it_takes(tmp_path, to):
+    installed(to)
+    done = export(network("half", size=64), tmp_path / f"net{TARGETS[to].ending}", to, images(2, 64, 64), CLASSES) if to != "ncnn" else None
+    done = done or export(network("wae", size=64), tmp_path / "net.param", to, images(2, 64, 64), CLASSES)
+    found = {k: json.loads(v) for k, v in metadata(to, done.files[0]).items()}
+    assert found["classes"] == CLASSES
+    steps = found["preprocessing"]
+    assert (steps["colour"], steps["resize"], steps["crop"], steps["scale"]) == ("RGB", [73, 73], [64, 64], 1 / 255)
+    assert ("multiples of 32" in steps["sizes"]) == done.any_size
+
+
+PROGRAM = """
+import json, sys
+import numpy as np, onnxruntime
+from PIL import Image
+session = onnxruntime.InferenceSession(sys.argv[1])
+about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+(H, W), (h, w) = about["preprocessing"]["resize"], about["preprocessing"]["crop"]
+image = np.asarray(Image.open(sys.argv[2]).convert("RGB").resize((W, H), Image.Resampling.BILINEAR), np.float32)
+image = image[(H - h) // 2 :, (W - w) // 2 :][:h, :w] * np.float32(about["preprocessing"]["scale"])
+scores = session.run(["scores"], {"image": image.transpose(2, 0, 1)[None]})[0][0]
+print(json.dumps([about["classes"][scores.argmax()], scores.tolist()]))
+"""
+
+
+def test_ten_lines_without_pytorch(tmp_path):
+    """From a photograph's file to a class, as training reads it, with ONNX Runtime alone."""
+    installed("onnx")
+    skimage = pytest.importorskip("skimage.data")
+    assert len(PROGRAM.strip().splitlines()) == 10
+    net = network("wae", size=64)
+    done = export(net, tmp_path / "net.onnx", "onnx", images(2, 64, 64), CLASSES)
+    (tmp_path / "program.py").write_text(PROGRAM + "assert not {'torch', 'wae_nb'} & set(sys.modules)\n")
+    answers = set()
+    for name in ("astronaut", "coffee", "chelsea", "rocket"):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(getattr(skimage, name)()).save(path)
+        run = subprocess.run([sys.executable, "-I", tmp_path / "program.py", done.files[0], path], capture_output=True, text=True, check=True)
+        said, scores = json.loads(run.stdout)
+        with torch.no_grad():
+            own = net(crop(torch.from_numpy(read_image(path, pack_size(64)))[None], 64)).s[0]
+        assert said == CLASSES[own.argmax()]
+        assert np.abs(own.numpy() - scores).max() <= 1e-4 * np.abs(own.numpy()).max()
+        answers.add(tuple(np.round(scores, 3)))
+    assert len(answers) == 4  # it does look at the image
+
+
+def test_int8(tmp_path):
+    installed("openvino")
+    pytest.importorskip("nncf")
+    net, x = network("plain", size=64), images(8, 64, 64)
+    whole = export(net, tmp_path / "whole.xml", "openvino", x)
+    done = export(net, tmp_path / "net.xml", "openvino", x, calibration=x)
+    run = TARGETS["openvino"].read(done.files[0])
+    some, every = run.layers()
+    assert 0 < every / 2 < some and TARGETS["openvino"].read(whole.files[0]).layers()[0] == 0
+    assert whole.difference < 1e-4 < done.difference < 0.3 and done.megabytes < 0.5 * whole.megabytes
+
+
+WRONG = {
+    "a target": (dict(to="tflite"), "to='tflite' is unknown; use one of onnx, openvino, torch-export, ncnn"),
+    "an ending": (dict(path="net.bin"), "net.bin': a file for torch-export ends in .pt2"),
+    "a folder that is not there": (dict(path="none/net.pt2"), "none' is not a folder; make it first"),
+    "a folder for a file": (dict(path="taken.pt2"), "taken.pt2' is a folder; name a file in it"),
+    "pixels to 255": (dict(images=255 * images(2, 64, 64)), "images have pixels from"),
+    "no batch": (dict(images=images(2, 64, 64)[0]), "images are (3, 64, 64), torch.float32: give some to check the file with"),
+    "doubles": (dict(images=images(2, 64, 64).double()), "torch.float64: give some to check the file with"),
+    "no images": (dict(images=images(2, 64, 64)[:0]), "N at least 1"),
+    "an array": (dict(images=np.zeros((2, 3, 64, 64))), "images are a ndarray"),
+    "too few names": (dict(classes=["cat", "dog"]), "classes has 2 names, the model 10 scores; give one for each"),
+    "INT8": (dict(calibration=images(2, 64, 64)), "to='torch-export' cannot be written in INT8; use one of openvino"),
+    "another size": (dict(model=network("wae", "vgg11", 96)), "image of 64×64 pixels: the fully connected heads were built for image_size=96"),
+    "no classifier": (dict(model=torch.nn.Linear(3, 2)), "model is a Linear; give what `wae_nb.build` makes"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_is_refused_in_a_line(tmp_path, case):
+    change, message = WRONG[case]
+    (tmp_path / "taken.pt2").mkdir()
+    given = dict(model=network("wae", size=64), path="net.pt2", to="torch-export", images=images(2, 64, 64)) | change
+    with pytest.raises((ValueError, TypeError), match=rf"\A[^\n]*{re.escape(message)}[^\n]*\Z"):
+        export(**given | dict(path=tmp_path / given["path"]))
+    assert [p.name for p in tmp_path.rglob("*")] == ["taken.pt2"]
+
+
+@pytest.mark.parametrize("to, extra", [("onnx", "engines"), ("openvino", "engines"), ("ncnn", "ncnn")])
+def test_a_missing_package(tmp_path, to, extra):
+    """In an interpreter where it cannot be found."""
+    hidden = TARGETS[to].needs[-1]
+    code = f"""
+        import importlib.util, torch
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *a: None if name == {hidden!r} else find(name, *a)
+        import wae_nb
+        try:
+            wae_nb.export(wae_nb.build("wae", "resnet18", 10, 64, 0.25), "net{TARGETS[to].ending}", {to!r}, torch.rand(2, 3, 64, 64))
+        except ImportError as e:
+            print(e)
+    """
+    said = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"to='{to}' needs ") and hidden in said and said.endswith(f"pip install 'wae_nb[{extra}]'\n") and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_other_scores_is_not_left(tmp_path, monkeypatch):
+    """What was there before stays."""
+    net, path = network("wae", size=64), tmp_path / "net.pt2"
+    path.write_text("before")
+    read = TARGETS["torch-export"].read
+
+    def off(path):
+        run = read(path)
+        return lambda x: [y + 1e-3 * y.abs().max() for y in run(x)]
+
+    monkeypatch.setitem(TARGETS, "torch-export", targets.replace(TARGETS["torch-export"], read=off))
+    with pytest.raises(ValueError, match=r"\Ato='torch-export' gives scores that are 1\.0e-03 away from the model's own[^\n]*\Z"):
+        export(net, path, "torch-export", images(2, 64, 64))
+    assert path.read_text() == "before" and [p.name for p in tmp_path.iterdir()] == ["net.pt2"]
+
+
+def test_a_target_is_one_entry(tmp_path, monkeypatch):
+    """A made-up one is written, checked and named."""
+    made = targets.replace(TARGETS["torch-export"], title="Made up", ending=".pt2")
+    monkeypatch.setitem(TARGETS, "made-up", made)
+    assert wae_nb.export(network("plain", size=64), tmp_path / "net.pt2", "made-up", images(1, 64, 64)).to == "made-up"
+    with pytest.raises(ValueError, match="to='tflite' is unknown; use one of .*made-up"):
+        export(network("plain", size=64), tmp_path / "net.pt2", "tflite", images(1, 64, 64))
