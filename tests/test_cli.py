@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import wae_nb
 from wae_nb.cli import main
-from wae_nb.data.sets import load
+from wae_nb.data.sets import load_data
 from wae_nb.deploy.targets import TARGETS
 from wae_nb.lab.folders import open_run
 from wae_nb.lab.profiles import PROFILES
@@ -39,7 +39,7 @@ def wae(*words):
 def trained(tmp_path_factory) -> dict[str, Path]:
     """Three runs of the smallest profile with their data beside them, one of which was cut off."""
     runs_dir, size = tmp_path_factory.mktemp("wae") / "runs", PROFILES["faces"]["smoke"]
-    data = load(None, size.image_size, runs_dir / "data", "faces", size.demo_shape)
+    data = load_data(None, size.image_size, runs_dir / "data", "faces", size.demo_shape)
     recipe, out = size.recipe("resnet18", len(data.indices("train"))), {}
     for name, method, stage in (("half", "half", None), ("stage-1", "wae", 1), ("plain", "plain", None)):
         spec = RunSpec(method, "resnet18", data.checksum, recipe, stage=stage, image_size=size.image_size, width=size.width)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..data.batches import crop
 from ..data.folder import DataError
 from ..data.pack import Dataset, open_pack
-from ..data.sets import fewer, load, pack_size
+from ..data.sets import fewer, load_data, pack_size
 from ..train.records import RecordError, digest
 from ..train.recipes import paper_recipe
 from ..train.runs import Run
@@ -97,7 +97,7 @@ def data_of(
     "The data that a run was trained on. Raises a one-line `DataError` where it is not there, or other than that."
     cache, name = run.folder.parent / "data", run.record["data"]["name"]
     if data_root:
-        if found := _same_data(load(data_root, run.spec.image_size, cache), run):
+        if found := _same_data(load_data(data_root, run.spec.image_size, cache), run):
             return found
         raise DataError(f"data_root={str(data_root)!r} is not what {run.folder.name} was trained on, {name!r}: other images or names; give the same folder")
     for meta in sorted(cache.glob("*/meta.json")):
