@@ -244,7 +244,6 @@ WRONG = {  # words → what is named, and the remedy
 def test_wrong_use(trained, people, tmp_path, monkeypatch, words):
     """Exit code 2, one line that names the value and the remedy, nothing on the output, nothing written."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test's; progress bars would take this process for a notebook's
     Path("there.pt2").write_text("before")
     before, runs = contents(tmp_path), trained["half"].parent
     ran = {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts}

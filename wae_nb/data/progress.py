@@ -31,11 +31,20 @@ class _Line:
         pass
 
 
+def _in_kernel() -> bool:
+    "Whether this process is a notebook's; others may have imported what a notebook needs."
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return hasattr(get_ipython(), "kernel")
+
+
 def progress_bar(
     *args,  # as for `tqdm`
     disable: bool = False,
     **kw,
 ) -> tqdm:
     "A `tqdm` that redraws once a second and disappears when done."
-    file = _Line() if "ipykernel" in sys.modules and not disable else sys.stderr
+    file = _Line() if _in_kernel() and not disable else sys.stderr
     return tqdm(*args, leave=False, mininterval=1, disable=disable, file=file, **kw)
