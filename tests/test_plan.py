@@ -1,11 +1,14 @@
 """What a run will take: counts and sizes against those of real runs, the arithmetic against numbers written out. Times are printed, not asserted."""
 
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
+from wae_nb.data.batches import loader
 from wae_nb.data.sets import load_data
+from wae_nb.lab.overhead import epoch_parts, loader_rate, main
 from wae_nb.train import plan as planning
 from wae_nb.train.checkpoints import checkpoints
 from wae_nb.train.engine import Engine
@@ -135,3 +138,31 @@ def test_what_cannot_be_planned(data, monkeypatch):
     with pytest.raises(ValueError, match="plan measures one device, but 2 processes are running it"):
         plan(spec, data, engine)
     assert torch.is_grad_enabled()
+
+
+def test_where_an_epoch_goes(data, monkeypatch):
+    """A slow loss, a slow step and a slow disk are each found in their own part, for as long as they take."""
+    spec = replace(made(data), stage=2, recipe=replace(made(data).recipe, distill=None))
+    updates = len(loader(data, "train", spec.stage_recipe().batch_size))
+
+    def slow(owner, name, seconds):
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **kw: time.sleep(seconds) or call(*given, **kw))
+
+    slow(ClassifyTask, "forward", 0.2)
+    slow(torch.optim.AdamW, "step", 0.3)
+    slow(type(data), "read", 0.4)
+    parts = epoch_parts(spec, data, CPU, epochs=3)
+    assert parts["forward"] > 0.2 * updates and parts["step"] > 0.3 * updates
+    assert parts["loop"] > 0.4 * updates and parts["evaluation"] > 0
+    assert loader_rate(spec, data, seconds=0.1) < spec.stage_recipe().batch_size / 0.4
+    with pytest.raises(ValueError, match="epochs=2: use at least 3"):
+        epoch_parts(spec, data, CPU, epochs=2)
+
+
+def test_the_overhead_command(tmp_path, capsys):
+    main(["--profile", "smoke", "--backbone", "resnet18", "--runs-dir", str(tmp_path)])
+    said = capsys.readouterr().out
+    titles = [line.split(", 32 px")[0] for line in said.splitlines() if line.startswith("Ours")]
+    assert titles == ["Ours, stage 1", "Ours on resnet18, stage 2", "Ours on resnet18, stage 3"]
+    assert said.count("the loader alone gives") == said.count("(loop: at most 5 %)") == 3
