@@ -244,7 +244,7 @@ def plan(
             out.append(_stage_plan(s, data, m, d, fresh, bandwidth))
         if m.answers:
             answered += fresh
-            disk["answers"] += fresh * len(data.indices("train")) * len(data.classes) * 2  # in half precision
+            disk["answers"] += fresh * (len(data.indices("train")) * len(data.classes) * 2 + 8)  # in half precision, and a checksum
         disk["weights"] += m.weights
         disk["checkpoints"] = max(disk["checkpoints"], 2 * m.checkpoint + 2 * m.weights)
     return Plan(out, disk, steps, engine.accelerator.device.type, bandwidth)
