@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..data.batches import crop
@@ -75,9 +74,9 @@ def open_run(
     run = Run(folder, RunSpec(d["method"], d["backbone"], d["data"], recipe, d["seed"], d["stage"], **shape), record)
     try:
         run.model  # noqa: B018
-    except (OSError, SafetensorError, RuntimeError) as e:
+    except RuntimeError as e:  # weights of other shapes
         why = str(e).strip().partition("\n")[0]
-        raise RecordError(f"{folder / 'model.safetensors'} cannot be read ({why}); remove its folder and train it again") from None
+        raise RecordError(f"{folder / 'model.safetensors'} is not of this network ({why}); remove its folder and train it again") from None
     return run
 
 

@@ -222,7 +222,7 @@ def plan(
     >>> import tempfile, wae_nb
     >>> from wae_nb.train.recipes import short_recipe
     >>> with tempfile.TemporaryDirectory() as cache:
-    ...     data = wae_nb.load(None, 32, cache, demo_shape=(4, 20))
+    ...     data = wae_nb.load_data(None, 32, cache, demo_shape=(4, 20))
     ...     spec = RunSpec("plain", "resnet18", data.checksum, short_recipe("test", 52), image_size=32, width=0.125)
     ...     [s.batch_size for s in plan(spec, data, Engine("cpu"), devices=[1], steps=2).stages]
     [32]
