@@ -89,8 +89,13 @@ def test_readme_is_short_and_its_imports_are_there(root):
         assert hasattr(wae_nb, name), name
 
 
+@pytest.fixture(scope="module")
+def faces_drawn(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("runs"))
+
+
 @pytest.mark.parametrize("off, code, word", [(5, 0, "as recorded"), (12, 1, "NOT AS RECORDED")])
-def test_results_are_checked(monkeypatch, tmp_path, capsys, off, code, word):
+def test_results_are_checked(monkeypatch, faces_drawn, capsys, off, code, word):
     """A row that answers some test images otherwise than its record is told from one that is as recorded, whatever was trained."""
     check = runpy.run_path(str(ROOT / "figures/check_results.py"))
 
@@ -101,7 +106,7 @@ def test_results_are_checked(monkeypatch, tmp_path, capsys, off, code, word):
         return [SimpleNamespace(record=kept | dict(answers=answers, test=dict(top1=kept["test"]["top1"] - off / len(answers))))]
 
     monkeypatch.setattr("wae_nb.lab.experiment.Experiment.runs", stand_in)
-    assert check["main"](str(tmp_path)) == code
+    assert check["main"](faces_drawn) == code
     said = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in said[1:-1]] == [word] * 3
     assert all(f"{-100 * off / 288:+.2f} points, {1 - off / 288:.1%} of the answers the same" in line for line in said[1:-1])
