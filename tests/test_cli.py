@@ -202,7 +202,7 @@ def test_report(tmp_path):
 
 
 WRONG = {  # words → what is named, and the remedy
-    "time --backbone resnet999": ("backbone='resnet999'", "use one of resnet101"),
+    "time --backbone resnet999": ("backbone='resnet999'", "use one of resnet"),
     "time --backbone resnet18 --rows plain,whole": ("method='whole'", "use one of plain, half"),
     "time --backbone resnet18 --rows plain+flat": ("head='flat'", "use one of"),
     "time --rows ,": ("rows=','", "give at least one method"),

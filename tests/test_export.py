@@ -15,7 +15,7 @@ from PIL import Image
 
 import wae_nb
 from wae_nb.data.batches import crop
-from wae_nb.data.folder import read_image
+from wae_nb.data.decode import read_image
 from wae_nb.data.sets import pack_size
 from wae_nb.deploy import targets
 from wae_nb.deploy.targets import TARGETS, export
