@@ -31,9 +31,9 @@ test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore tests/test_,cli.py export.py face.py quantise.py timing.py tradeoff.py)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_export.py tests/test_quantise.py  # engines bring threads and OpenMPs of their own:
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_export.py tests/test_face.py tests/test_quantise.py  # engines bring threads and OpenMPs of their own:
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_tradeoff.py tests/test_cli.py  # not in a process that trains afterwards
-	$(PY) -m pytest tests/test_face.py tests/test_timing.py
+	$(PY) -m pytest tests/test_timing.py
 
 # what takes longer: the paper's own recipe at full width and 224 px, a few updates of every stage, below 20 GB; three processes: half an hour on two cores
 test-paper: $(VENV)/installed
