@@ -35,7 +35,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_tradeoff.py tests/test_cli.py  # not in a process that trains afterwards
 	$(PY) -m pytest tests/test_timing.py
 
-# what takes longer: the paper's own recipe at full width and 224 px, a few updates of every stage, below 20 GB; three processes: half an hour on two cores
+# the paper's own recipe at full width and 224 px, a few updates of every stage: half an hour on two cores, below 20 GB
 test-paper: $(VENV)/installed
 	$(PY) -m pytest -m slow -s
 

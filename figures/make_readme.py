@@ -106,7 +106,7 @@ def readme() -> str:
 
 FRONT, BEGIN, END = FIGURES.parent / "README.md", "<!-- from records, by figures/make_readme.py -->\n", "<!-- end -->"
 SHOWN = {  # row of the table of accuracy against speed-up → what the front page calls it
-    "plain (longer)": "standard network, 24 epochs",
+    "plain (longer)": "standard network, trained longer",
     "half (patient)": "half resolution, taught",
     "linear-in (patient)": "linear encoder, details in the first layer, taught",
     "linear-2 (patient)": "linear encoder, two levels, taught",

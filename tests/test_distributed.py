@@ -145,7 +145,7 @@ def one(tmp_path_factory):
     )
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_learn_as_one(tmp_path, one, processes):
     """Stages 1 to 3, plain training, pruning's in between and at the end: the losses of every step, up to rounding; a test, bit by bit."""
     job = launched(tmp_path, processes, f"t.in_one_of_several(Path({str(tmp_path)!r}))")

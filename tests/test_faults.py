@@ -66,27 +66,28 @@ def outcome(folder: Path, stage: int) -> dict:
     return {k: record[k] for k in ("name", "test", "best", "best_epoch", "epochs", "history", "answers", "labels", "data", "macs", "parameters")}
 
 
-@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3])
-def test_killed_and_run_again(tmp_path, stage):
-    """SIGKILL in the middle of a stage: the next attempt goes on from the last finished epoch and ends where an undisturbed run ends."""
+def test_killed_and_run_again(tmp_path):
+    """SIGKILL in each stage, one after the other: the next attempt goes on from its last checkpoint, and each stage ends where an undisturbed one ends."""
     epochs = 8
-    finish(start(tmp_path / "whole", stage, epochs))
-    process = start(tmp_path / "cut", stage, epochs)
-    deadline = time.time() + 240
-    while not list((tmp_path / "cut").glob(f"wae*-stage{stage}-*/checkpoint-000[234]*")):
-        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    (run,) = (tmp_path / "cut").glob(f"wae*-stage{stage}-*")
-    assert not (run / "record.json").exists()
-    reached = max(int(p.name.split("-")[1]) for p in run.glob("checkpoint-[0-9]*"))
-    assert 2 <= reached < epochs
-    before = run.joinpath("metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
-    finish(start(tmp_path / "cut", stage, epochs))
-    assert outcome(tmp_path / "cut", stage) == outcome(tmp_path / "whole", stage)
+    finish(start(tmp_path / "whole", 3, epochs))
+    for stage in (1, 2, 3):
+        process = start(tmp_path / "cut", 3, epochs)
+        deadline = time.time() + 240
+        while not list((tmp_path / "cut").glob(f"wae*-stage{stage}-*/checkpoint-000[234]*")):
+            assert process.poll() is None and time.time() < deadline, process.communicate()[0]
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        (run,) = (tmp_path / "cut").glob(f"wae*-stage{stage}-*")
+        assert not (run / "record.json").exists()
+        reached = max(int(p.name.split("-")[1]) for p in run.glob("checkpoint-[0-9]*"))
+        assert 2 <= reached < epochs
+        before = run.joinpath("metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").exists() else []
+    finish(start(tmp_path / "cut", 3, epochs))
     assert (run / "metrics.jsonl").read_text().splitlines()[: len(before)] == before
-    assert not list(run.glob("checkpoint*"))
+    for stage in (1, 2, 3):
+        assert outcome(tmp_path / "cut", stage) == outcome(tmp_path / "whole", stage)
+    assert not list((tmp_path / "cut").glob("wae*/checkpoint*"))
 
 
 def test_two_processes_answer_as_one(tmp_path):

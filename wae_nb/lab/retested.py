@@ -24,7 +24,7 @@ from ..deploy.export import export_openvino
 from ..deploy.openvino import OpenVINORun
 from ..measure.machine import hardware
 from ..train.engine import Engine
-from ..train.loop import evaluate
+from ..train.evaluation import evaluate
 from ..train.records import RecordError, commit, digest, read_record
 from ..train.runs import Run
 from ..train.specs import STAGE_1

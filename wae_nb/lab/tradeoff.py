@@ -32,7 +32,7 @@ from ..measure.latency import time_pairs
 from ..measure.machine import check_precision, hardware, settings
 from ..prune.pruners import has_rule
 from ..train.engine import Engine
-from ..train.loop import evaluate
+from ..train.evaluation import evaluate
 from ..train.runs import Run
 
 # %% ../../nbs/lib/lab/tradeoff.ipynb #44332026

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
 from .engine import deterministic, Engine, synchronised, written_gradients
-from .evaluation import evaluate  # noqa: F401 — found here, too: the other half of the loop
 from .interrupts import Interrupts
 from .recipes import StageRecipe
 from .stage import Training

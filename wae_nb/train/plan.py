@@ -25,7 +25,8 @@ from ..method.classifier import IMAGENET_MEAN, METHODS
 from ..method.wae import WAE
 from .checkpoints import checkpoints
 from .engine import Engine
-from .loop import evaluate, fit
+from .evaluation import evaluate
+from .loop import fit
 from .runs import network_of
 from .specs import PLAIN, STAGE_1, STAGE_2, STAGE_3, RunSpec
 from .tasks import ClassifyTask, JointTask, Task, WAETask

@@ -29,6 +29,7 @@ from ..data.pack import Dataset
 from ..measure.cost import macs
 from ..method.classifier import IMAGENET_MEAN, METHODS, build
 from ..method.wae import WAE
+from ..method.weights import take_weight
 from ..prune.pruners import STRUCTURES, check_prunable
 from ..prune.structures import thinet
 from ..prune.surgery import fit_shapes, layer_widths
@@ -135,12 +136,8 @@ def _start_from(net: nn.Module, trained: nn.Module, data: Dataset, image_size: i
     "Take over a trained network's weights where their shapes are the same, and estimate the batch norms anew; inputs of its own count nothing at first."
     own = net.state_dict()
     for k, v in trained.state_dict().items():
-        if not k.startswith(("low_net", "head_low")) or k not in own:
-            continue
-        if own[k].shape == v.shape:
-            own[k].copy_(v)
-        elif v.ndim == 4 and own[k].shape[:1] + own[k].shape[2:] == v.shape[:1] + v.shape[2:] and own[k].shape[1] > v.shape[1]:
-            own[k].zero_()[:, : v.shape[1]] = v
+        if k.startswith(("low_net", "head_low")) and k in own:
+            take_weight(own[k], v)
     at = data.indices("train")
     some = at[np.linspace(0, len(at) - 1, min(len(at), 1024)).astype(int)]
     update_bn((crop(torch.from_numpy(data.read(part)), image_size) for part in np.array_split(some, -(-len(some) // 128))), net)
