@@ -106,7 +106,7 @@ def test_a_size_that_cannot_be_left_free_is_kept(tmp_path):
 
 def test_ncnn_says_what_it_does_not_know(tmp_path):
     installed("ncnn")
-    with pytest.raises(ValueError, match=r"\Ancnn does not know aten::_upsample_bilinear2d_aa, a step of the model; use another target\Z"):
+    with pytest.raises(ValueError, match=r"\Ancnn does not know aten::_upsample_bilinear2d_aa, a step of the model; use another engine\Z"):
         export(network("half", size=64), tmp_path / "net.param", "ncnn", images(1, 64, 64))
     assert not list(tmp_path.iterdir())
 

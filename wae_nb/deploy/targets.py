@@ -10,7 +10,6 @@ import copy
 import json
 import logging
 import os
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,11 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.sets import pack_size
-from .engines import Forward
 from .export import export_onnx, export_openvino, free_sizes, ONNX_NEEDS, SIZE_STEP
 from .folding import difference
 from .int8 import check_calibration
 from .openvino import OpenVINORun, Outputs, written_down
+from .readers import Forward, export_ncnn, read_ncnn, read_onnx
 from ..measure.latency import time_turns
 from ..measure.machine import check_installed, check_precision
 from ..method.classifier import DecomposedClassifier
@@ -82,15 +81,6 @@ def _write_onnx(model: DecomposedClassifier, path: Path, how: Writing) -> None:
     export_onnx(model, path, how.image, how.any_size, how.metadata)
 
 
-def _read_onnx(path: Path) -> Forward:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4  # what fails is raised as well
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda x: [torch.from_numpy(y) for y in session.run(None, {"image": x.numpy()})]
-
-
 def _write_openvino(model: DecomposedClassifier, path: Path, how: Writing) -> None:
     export_openvino(model, path, how.image, calibration=how.calibration, any_size=how.any_size, metadata=how.metadata)
 
@@ -113,48 +103,16 @@ def _read_torch_export(path: Path) -> Forward:
 
 # %% ../../nbs/lib/deploy/targets.ipynb #4d39dfc8
 def _write_ncnn(model: DecomposedClassifier, path: Path, how: Writing) -> None:
-    import pnnx
-
-    one = how.image[:1]
-    with tempfile.TemporaryDirectory() as folder:
-        torch.jit.trace(written_down(model, one), one).save(f"{folder}/net.pt")
-        size = ",".join(map(str, one.shape))
-        subprocess.run([pnnx.EXEC_PATH, "net.pt", f"inputshape=[{size}]", "fp16=0"], cwd=folder, capture_output=True)
-        for end in ("bin", "param"):
-            made = Path(folder, f"net.ncnn.{end}")
-            if not made.exists():
-                raise ValueError("ncnn cannot take the model; use another target")
-            steps = [line.split()[0] for line in made.read_text().splitlines()[2:]] if end == "param" else []
-            if unknown := [step for step in steps if "::" in step]:
-                raise ValueError(f"ncnn does not know {unknown[0]}, a step of the model; use another target")
-            path.with_suffix(f".{end}").write_bytes(made.read_bytes())
+    export_ncnn(model, path, how.image)
     about = {key: json.loads(value) for key, value in how.metadata.items()}
     path.with_suffix(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
-
-def _read_ncnn(path: Path) -> Forward:
-    import ncnn
-
-    net = ncnn.Net()
-    net.opt.num_threads, net.opt.use_vulkan_compute = torch.get_num_threads(), False
-    for narrow in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
-        setattr(net.opt, narrow, False)
-    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
-        raise ValueError("ncnn cannot take the model; use another target")
-
-    def one_image(x):
-        extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(x.numpy()))
-        return [torch.from_numpy(extractor.extract(f"out{i}")[1].numpy().copy()) for i in range(len(net.output_names()))]
-
-    return lambda x: [torch.stack(each) for each in zip(*map(one_image, x))]
-
 # %% ../../nbs/lib/deploy/targets.ipynb #162be64f
 TARGETS = {
-    "onnx": ExportTarget("ONNX", ".onnx", _write_onnx, _read_onnx, ("onnxruntime", *ONNX_NEEDS), "engines"),
+    "onnx": ExportTarget("ONNX", ".onnx", _write_onnx, read_onnx, ("onnxruntime", *ONNX_NEEDS), "engines"),
     "openvino": ExportTarget("OpenVINO", ".xml", _write_openvino, _read_openvino, ("openvino",), "engines", int8=True),
     "torch-export": ExportTarget("torch.export", ".pt2", _write_torch_export, _read_torch_export),
-    "ncnn": ExportTarget("ncnn", ".param", _write_ncnn, _read_ncnn, ("ncnn", "pnnx"), "ncnn"),
+    "ncnn": ExportTarget("ncnn", ".param", _write_ncnn, read_ncnn, ("ncnn", "pnnx"), "ncnn"),
 }
 
 
