@@ -33,7 +33,8 @@ def accuracy_difference(
     b: list[dict],  # of the other, with the same seeds and test images
     draws: int = 10_000,  # of the bootstrap
     seed: int = 0,  # of the bootstrap
-) -> tuple[float, float, float]:  # a's accuracy less b's, and the ends of the 95 % interval, in points
+    level: float = 0.95,  # of the interval, in (0, 1)
+) -> tuple[float, float, float]:  # a's accuracy less b's, and the ends of the interval, in points
     "A paired two-way bootstrap over seeds and test images (Owen 2007, \"The pigeonhole bootstrap\"). Raises `ValueError` for records that do not pair."
     if [r["seed"] for r in a] != [r["seed"] for r in b]:
         raise ValueError(f"seeds {[r['seed'] for r in a]} and {[r['seed'] for r in b]} do not pair; compare runs of the same seeds")
@@ -41,12 +42,12 @@ def accuracy_difference(
         raise ValueError("the records are of different test images; compare runs on the same data")
     labels = np.array(a[0]["labels"])
     gain = np.stack([(np.array(x["answers"]) == labels).astype(float) - (np.array(y["answers"]) == labels) for x, y in zip(a, b)])
-    low, high = _bootstrap(gain.astype(np.int8).tobytes(), len(gain), draws, seed)
+    low, high = _bootstrap(gain.astype(np.int8).tobytes(), len(gain), draws, seed, level)
     return 100 * gain.mean(), 100 * low, 100 * high
 
 
 @lru_cache(maxsize=1024)  # notebooks compare the same rows in several places
-def _bootstrap(gain: bytes, n_seeds: int, draws: int, seed: int) -> tuple[float, float]:
+def _bootstrap(gain: bytes, n_seeds: int, draws: int, seed: int, level: float) -> tuple[float, float]:
     gain = np.frombuffer(gain, np.int8).reshape(n_seeds, -1).astype(float)
     rng, n = np.random.default_rng(seed), gain.shape[1]
     drawn = np.empty(draws)
@@ -55,7 +56,7 @@ def _bootstrap(gain: bytes, n_seeds: int, draws: int, seed: int) -> tuple[float,
         images = rng.multinomial(n, np.full(n, 1 / n), k) / n  # how often each is drawn
         seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), k) / n_seeds
         drawn[d : d + k] = ((seeds @ gain) * images).sum(1)
-    return tuple(np.quantile(drawn, [0.025, 0.975]))
+    return tuple(np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2]))
 
 
 def verdict(

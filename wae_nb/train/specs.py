@@ -59,6 +59,8 @@ class RunSpec:
     keep: float = 1.0  # of a method of `PRUNERS`: the share that stays, of each layer's channels (thinet) or of the network's MACs (taylor)
     head: str = ""  # as in `build`
     base: str = "plain"  # of a method of `PRUNERS`: whose trained network is pruned, as in `METHODS`; one with a single network
+    start: str = ""  # checksum of the weights at full resolution that the first training of a classifier starts from, of `keep_weights`; "" for none
+    given: str = ""  # checksum of the standard network, where it is given by `give` and not trained; "" where it is trained
 
     def __post_init__(self):
         if self.method not in (*PRUNERS, *STRUCTURES):
@@ -81,6 +83,8 @@ class RunSpec:
             object.__setattr__(self, "backbone", "")
             object.__setattr__(self, "width", 1.0)
             object.__setattr__(self, "head", "")
+            object.__setattr__(self, "start", "")
+            object.__setattr__(self, "given", "")
         else:
             check_backbone(self.backbone)
             check_rule(self.method, self.backbone)
@@ -100,6 +104,16 @@ class RunSpec:
         return METHODS[self.method].kind if self.method in METHODS else "pruning"
 
     @property
+    def is_given(self) -> bool:
+        "Whether it is the standard network that was given, and there is nothing to train."
+        return bool(self.given) and self.method == "plain"
+
+    @property
+    def starts(self) -> bool:
+        "Whether it is the first training of a classifier, which starts from weights where there are some."
+        return bool(self.start) and not self.pruned and not self.is_given and self.stage in (PLAIN, STAGE_2)
+
+    @property
     def title(self) -> str:
         "What a reader calls it."
         said = next(r[self.method].title for r in (PRUNERS, STRUCTURES, METHODS) if self.method in r) + (f", keep {self.keep:g}" if self.pruned else "")
@@ -116,7 +130,7 @@ class RunSpec:
     @property
     def teacher(self) -> "RunSpec | None":
         "The run of the standard network that this one learns from."
-        if self.recipe.distill is None or self.stage == STAGE_1:
+        if self.recipe.distill is None or self.stage == STAGE_1 or self.is_given:
             return None
         return replace(self, method="plain", base="plain", stage=PLAIN, keep=1.0, recipe=replace(self.recipe, distill=None))
 
@@ -140,7 +154,8 @@ class RunSpec:
     def fingerprint(self) -> dict:
         "All that decides the outcome, the parent's included, as plain data."
         r, s = self.recipe, _plain_data(self.stage_recipe())
-        out = dict(format=FORMAT, method=self.method, stage=self.stage, data=self.data, image_size=self.image_size, seed=self.seed, stage_recipe=s)
+        out = dict(format=FORMAT, method=self.method, stage=self.stage, data=self.data, image_size=self.image_size, seed=self.seed)
+        out |= dict(given=self.given) if self.is_given else dict(stage_recipe=s) | (dict(start=self.start) if self.starts else {})
         if self.stage == STAGE_1 or self.joint:
             out |= dict(lam=r.lam, reduction=r.reduction, pixel_scale=r.pixel_scale) | (dict(energy=r.energy) if r.energy != "sub-image" else {})
         if self.stage != STAGE_1:
