@@ -7,6 +7,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
 
@@ -16,7 +17,9 @@ import pytest
 from conftest import ROOT
 
 import wae_nb
+from wae_nb.lab.answers import RECORD_ENDING, answer, comparison_table, read_comparison
 from wae_nb.lab.timing import timed_rows
+from wae_nb.lab.zoo import zoo_table
 
 TABLES = sorted((ROOT / "figures").glob("*/table6-*.csv"))
 
@@ -192,3 +195,27 @@ def test_tradeoffs_follow_from_their_records(path):
     for row, (x, y) in means.items():
         beaten = any((a >= x and b >= y) and (a, b) != (x, y) for a, b in means.values())
         assert table.loc[row, "on the front, by means"] == ("" if beaten else "✓"), row
+
+
+COMPARED = sorted((ROOT / "figures/compared").glob(f"*{RECORD_ENDING}"))
+
+
+@pytest.mark.parametrize("path", COMPARED, ids=lambda p: p.stem)
+def test_comparisons_follow_from_their_records(path):
+    """Each accuracy and difference again from answers and labels; the table and its sentence from the record."""
+    record = read_comparison(path)
+    tested = {r["row"]: json.loads((path.parent / "records" / f"{r['tested']}.json").read_text()) for r in record["rows"]}
+    right = {row: np.equal(t["answers"], t["labels"]) for row, t in tested.items()}
+    for r in record["rows"]:
+        assert r["top1"] == pytest.approx(right[r["row"]].mean()) and tested[r["row"]]["labels"] == tested["plain"]["labels"]
+        assert r["difference"][0] == pytest.approx(100 * (right[r["row"]].mean() - right["plain"].mean()))
+        assert 0.1 < r["times"]["speedup"][0] <= r["times"]["speedup"][1] <= r["times"]["speedup"][2]
+    stem = path.with_name(path.name.removesuffix(RECORD_ENDING))
+    pd.testing.assert_frame_equal(comparison_table(record), pd.read_csv(f"{stem}.csv", index_col=0, dtype=str), check_names=False, check_column_type=False)
+    assert answer(record).sentence in Path(f"{stem}.md").read_text()
+
+
+def test_the_zoo_follows_from_its_records():
+    table = pd.read_csv(ROOT / "figures/timing/zoo-cpu.csv", index_col=0, dtype=str)
+    pd.testing.assert_frame_equal(zoo_table(ROOT / "figures/timing/zoo"), table, check_names=False, check_column_type=False)
+    assert len(table) >= 60
