@@ -17,12 +17,14 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from wae_nb.data.sets import load_data
+from wae_nb.lab.experiment import Experiment
 from wae_nb.method.classifier import build
 from wae_nb.train import evaluation, pruning, updates
 from wae_nb.train import stage as stages
 from wae_nb.train.checkpoints import checkpoints, damage
 from wae_nb.train.engine import Engine, synchronised
 from wae_nb.train.evaluation import evaluate
+from wae_nb.train.launch import launch
 from wae_nb.train.recipes import PruneRecipe, StageRecipe, short_recipe
 from wae_nb.train.runs import get_or_train
 from wae_nb.train.specs import RunSpec
@@ -183,3 +185,15 @@ t.train(Path({str(tmp_path)!r}) / "runs", ["first"])
     assert 0 < int(there.name[-7:]) < len(losses) and losses == pytest.approx(*train(tmp_path / "whole", ["first"]), rel=1e-6)
     machine = json.loads((folder / "record.json").read_text())["machine"]
     assert machine["processes"] == 1 and machine["processes_in_turn"] == [2, 1]
+
+
+def test_a_notebook_starts_several(tmp_path, capfd):
+    """By torchrun, through the command that a server would use: all stages, found again afterwards; what fails is one line."""
+    exp = Experiment("smoke", "resnet18", None, runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures", device="cpu", progress=False, num_processes=2)
+    (run,) = exp.runs(exp.specs("wae"))
+    assert run.trained and run.record["machine"]["processes"] == 2 and not exp.runs(exp.specs("wae"))[0].trained
+    one = get_or_train(exp.specs("wae")[0], exp.data, exp.engine, tmp_path / "alone")
+    assert run.record["labels"] == one.record["labels"] and abs(run.record["test"]["top1"] - one.record["test"]["top1"]) < 0.3
+    broken = RunSpec(**vars(exp.specs("half")[0]) | dict(start="0" * 64, width=1.0))
+    with pytest.raises(RuntimeError, match="^training on 2 processes failed: ValueError: weights=.*is no file"):
+        launch(broken, exp.data, exp.engine, tmp_path / "runs", 2)

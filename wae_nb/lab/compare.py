@@ -130,7 +130,7 @@ def plan_rows(
     if question.hours is not None and specs:
         say("training a few steps of each stage, to see what fits the hours")
         budget = fit_budget(hours_of(specs, data, engine, out / "runs"), question.epochs, question.hours)
-    left_out |= dict.fromkeys(budget.left_out, f"no time: {question.hours:g} hours are not enough")
+    left_out |= {row: f"no time in the {question.hours:.2g} hours that there are" for row in budget.left_out}
     plan = dict(asked=asked, epochs=budget.epochs, train=list(budget.rows), left_out=left_out, hours=budget.hours, ahead=ahead)
     write_json(path, json.loads(json.dumps(plan)))
     return plan

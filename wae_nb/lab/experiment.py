@@ -23,6 +23,7 @@ from .tables import as_text, caption, make_table, timing_record
 from ..method.backbones import check_backbone
 from ..method.classifier import check_image_size
 from ..train.engine import Engine
+from ..train.launch import check_processes, launch
 from ..train.noise import evaluate_noise
 from ..train.records import precision_of, project_root
 from ..train.runs import Run, get_or_train
@@ -75,12 +76,15 @@ class Experiment:
         kind: str = "faces",  # what the pictures show: "faces" or "photos"
         image_size: int = 0,  # of the crops, pixels; 0 for the profile's
         per_class: int = 0,  # training images of each class, the others are left out; 0 for all
+        num_processes: int = 1,  # on which training runs; a GPU each, or of the CPU
     ):
         if kind not in PROFILES:
             raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(PROFILES)}")
         if profile not in PROFILES[kind]:
             raise ValueError(f"profile={profile!r} is unknown; use one of {', '.join(PROFILES[kind])}")
         check_backbone(backbone)
+        check_processes(num_processes)
+        self.num_processes = num_processes
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
         self.size = PROFILES[kind][profile]
         self.at = ""  # in the names of tables and figures: a size that is not the profile's
@@ -115,7 +119,8 @@ class Experiment:
         "The runs of a row, trained now where they are missing; prints a line for each, and copies its record to the figures."
         out = []
         for spec in specs:
-            run = get_or_train(spec, self.data, self.engine, self.runs_dir)
+            where = self.data, self.engine, self.runs_dir
+            run = get_or_train(spec, *where) if self.num_processes == 1 else launch(spec, *where, self.num_processes)
             out.append(run)
             how = "trained" if run.trained else "found"
             print(f"{how} {run.record['name']}: {run.record['epochs']} epochs in {run.record['seconds']:.0f} s, best {run.record['best_epoch']}")

@@ -99,7 +99,7 @@ def predict_files(
             out.append(dict(image=str(file), answers=[], error=(getattr(e, "strerror", None) or str(e)).partition("\n")[0]))
             continue
         with torch.no_grad():
-            shares = net(crop(torch.from_numpy(pixels)[None], about["image_size"]).contiguous()).s[0].softmax(0)
+            shares = net(crop(torch.tensor(pixels)[None], about["image_size"]).contiguous()).s[0].softmax(0)
         best = shares.topk(min(top, len(names)))
         answers = [dict(share=float(v), **{"class": names[i]}) for v, i in zip(best.values, best.indices)]
         out.append(dict(image=str(file), answers=answers, error=None))

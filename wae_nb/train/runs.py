@@ -196,6 +196,9 @@ def get_or_train(
         check_start(spec)
     if spec.pruned and spec.keep < 1:  # before the parent is trained
         check_prunable(spec.method, network_of(spec, len(data.classes)), spec.keep, spec.image_size)
+    if spec.parent:  # a network that cannot be is refused before what comes before it is trained
+        with torch.device("meta"):
+            network_of(spec, len(data.classes))
     for needed in filter(None, (spec.teacher, spec.parent)):
         get_or_train(needed, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"

@@ -66,6 +66,8 @@ class RunSpec:
         if self.method not in (*PRUNERS, *STRUCTURES):
             check_method(self.method)
         check_image_size(self.image_size)
+        if not self.width > 0:
+            raise ValueError(f"width={self.width!r}: use a number above 0, for instance 1 or 0.25")
         check_keep(self.keep)
         check_head(self.head)
         if self.keep != 1 and not self.pruned:
