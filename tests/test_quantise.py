@@ -19,7 +19,9 @@ from wae_nb.data.sets import load_data
 from wae_nb.deploy.engines import check_engine, prepare
 from wae_nb.deploy.export import WEIGHTS, export_openvino
 from wae_nb.deploy.folding import fold
+from wae_nb.deploy.loading import load
 from wae_nb.deploy.openvino import OpenVINORun
+from wae_nb.deploy.saved_int8 import save_int8
 from wae_nb.measure import machine
 from wae_nb.measure.machine import has_int8_sums, settings
 from wae_nb.method.classifier import DecomposedClassifier, build
@@ -284,3 +286,35 @@ def test_files_that_cannot_be(tmp_path):
         with pytest.raises(ValueError, match=re.escape(message)):
             export_openvino(net, **dict(path=tmp_path / "net.xml", image=x) | change)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="needs nncf")
+def test_a_network_in_int8_is_saved(tmp_path):
+    """Read in another process from where it was moved to: the same scores. What is damaged, or names files elsewhere, is one line."""
+    torch.manual_seed(0)
+    net, images = build("half", "resnet18", 3, 64, 0.25).eval(), torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    folder = save_int8(net, tmp_path / "net", images, ["a", "b", "c"], metrics=dict(top1=0.5)).rename(tmp_path / "moved")
+    again = load(folder)
+    assert (again.config["classes"], again.config["metrics"], again.config["arguments"]["method"]) == (["a", "b", "c"], dict(top1=0.5), "half")
+    assert torch.equal(again(images).s, quantise(net, images)(images).s) and again.run.layers()[0] > 0
+    code = f"""
+        import torch, wae_nb
+        images = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+        torch.save(wae_nb.load({str(folder)!r})(images).s, {str(tmp_path / "s.pt")!r})
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, cwd=tmp_path)
+    assert torch.equal(torch.load(tmp_path / "s.pt"), again(images).s)
+    page, weights = (folder / "config.json").read_text(), (folder / "model.bin").read_bytes()
+    for change, said in (
+        (lambda: (folder / "model.bin").write_bytes(weights[:-1]), "model.bin is damaged"),
+        (lambda: (folder / "model.bin").unlink(), "model.bin is not there"),
+        (lambda: (folder / "config.json").write_text(page.replace('"model.bin"', '"../model.bin"')), "names '../model.bin', which is not beside it"),
+    ):
+        change()
+        with pytest.raises(ValueError, match=f"^[^\n]*{re.escape(said)}[^\n]*$"):
+            load(folder)
+        (folder / "model.bin").write_bytes(weights)
+        (folder / "config.json").write_text(page)
+    with pytest.raises(ValueError, match="^calibration is of 32×32 pixels: the network was built for 64×64$"):
+        save_int8(net, tmp_path / "other", images[:, :, :32, :32])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["moved", "s.pt"]

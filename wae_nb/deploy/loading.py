@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .engines import Prepared
+from .saved_int8 import load_int8
 from ..method.classifier import DecomposedClassifier, build
-from ..method.saving import CONFIG, TENSORS, read_saved, sample_scores
+from ..method.saving import CONFIG, TENSORS, read_page, read_saved, sample_scores
 from ..prune.structures import thinet
 from ..prune.surgery import fit_shapes
 
@@ -21,9 +23,9 @@ _MAKERS = {"build": build, "thinet": thinet}
 
 
 def load(
-    folder: str | Path,  # from `model.save`
+    folder: str | Path,  # from `model.save`, or `save_int8`
     backbone: nn.Module | None = None,  # for a network that was built from one's own module: such a module again
-) -> DecomposedClassifier:  # in evaluation mode, on the CPU; its `config` has all that was saved beside the tensors
+) -> DecomposedClassifier | Prepared:  # in evaluation mode, on the CPU; a `Prepared` in INT8; its `config` has all that was saved beside the tensors
     """A classifier as it was saved: the same scores. Raises a one-line `ValueError` that names the file which is wrong, `ImportError` for timm's without timm.
 
     >>> import tempfile, torch, wae_nb
@@ -33,6 +35,10 @@ def load(
     >>> torch.equal(net(x).s, again(x).s), again.config["classes"]
     (True, ['cat', 'dog'])
     """
+    if read_page(folder)["made_by"] == "int8":
+        if backbone is not None:
+            raise ValueError(f"{Path(folder) / CONFIG}: a network in INT8 has its layers in its own file; give no backbone")
+        return load_int8(Path(folder).expanduser(), read_page(folder))
     about, state = read_saved(folder)
     page, tensors, arguments = Path(folder) / CONFIG, Path(folder) / TENSORS, dict(about["arguments"])
     own = str(arguments.get("backbone", "")).startswith("own:")

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from ..data.sets import load_data
 from ..deploy.engines import check_engine, usual_engine
-from ..deploy.targets import export
+from ..deploy.saved_int8 import save_int8
 from .answers import Answer, answer, comparison_front, comparison_table, read_comparison, RECORD_ENDING
 from .cheaper import parse_row, usual_rows
 from .compare import compare_rows, Question, trained_base
 from .experiment import save_output
-from .folders import open_run, some_images
+from .folders import open_run
 from .networks import standard_network
 from .timing import Setting
+from .tradeoff import calibration_images
 from ..measure.machine import check_threads, resolve_device
 from ..method.weights import keep_weights
 from ..train.engine import Engine
@@ -140,9 +141,6 @@ def _written(record: dict, data, out: Path) -> Compared:
         run = open_run(out / "runs" / said.row["run"])
         files["network"] = run.save(out / "cheapest", data.classes)
         if said.row["row"].endswith("+int8"):
-            path, size = out / "cheapest-int8.xml", run.spec.image_size
-            for old in (path, path.with_suffix(".bin")):
-                old.unlink(missing_ok=True)
-            some = some_images(data, "test", size, 32), some_images(data, "train", size, 256)
-            files["network in INT8"] = export(run.model, path, "openvino", some[0], data.classes, some[1]).files[0]
+            some = calibration_images(run, data)
+            files["network in INT8"] = save_int8(run.model, out / "cheapest-int8", some, data.classes, run.record["decisive"])
     return Compared(record, said, table, files)

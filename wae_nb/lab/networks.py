@@ -18,8 +18,10 @@ from ..data.decode import read_image
 from ..data.folder import DataError
 from ..data.pack import Dataset
 from ..data.sets import pack_size
+from ..deploy.engines import Prepared
 from ..deploy.loading import load
 from .folders import data_of, open_run
+from .retested import OnCPU
 from ..method.classifier import DecomposedClassifier
 from ..train.engine import Engine
 from ..train.evaluation import evaluate
@@ -29,7 +31,7 @@ from ..train.tasks import ClassifyTask
 # %% ../../nbs/lib/lab/networks.ipynb #25695745
 def network_at(
     folder: str | Path,  # of a finished run, or as `model.save` writes it
-) -> DecomposedClassifier:  # in evaluation mode, on the CPU; its `config` has "arguments", and "classes" where they are known
+) -> DecomposedClassifier | Prepared:  # in evaluation mode, on the CPU; its `config` has "arguments", and "classes" where they are known
     "A trained network. Raises a one-line `ValueError` or `RecordError` for a folder that has none."
     path = Path(folder).expanduser() / "config.json"
     try:
@@ -76,7 +78,7 @@ def evaluate_network(
     if not len(data.indices(split)):
         raise ValueError(f"split={split!r} of {data.name!r} has no images")
     engine, recipe = Engine(device), paper_recipe()
-    task = ClassifyTask(net, recipe, recipe.classify).to(engine.accelerator.device)
+    task = OnCPU(net) if isinstance(net, Prepared) else ClassifyTask(net, recipe, recipe.classify).to(engine.accelerator.device)
     test, each = evaluate(task, data, split, about["image_size"], engine)
     right, labels = each["answer"] == each["label"], each["label"]
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, "wilson")
