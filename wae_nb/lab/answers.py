@@ -47,7 +47,7 @@ def answer(
     near = [r for r in faster if r["difference"][0] > -points]
     if not near:
         what = f"The most accurate that is faster: {_said(max(faster, key=lambda r: r['difference'][0]), base)}." if faster else "No row is faster."
-        return Answer(None, f"No row is {limit}. {what}")
+        return Answer(None, f"No row is {limit}, by its mean or by its interval. {what}")
     best = max(near, key=lambda r: r["times"]["speedup"][1])
     d, low, _ = best["difference"]
     needed = math.ceil(record["data"]["test"] * ((d - low) / (d + points)) ** 2)
@@ -74,7 +74,7 @@ def comparison_table(
                 "touches (%)": f"{100 * r['touched']:.0f}" if r is not record["rows"][0] else "–",
                 "weights (MB)": f"{r['megabytes']:.2f}",
                 "working memory (MB)": memory,
-                "minutes of training": f"{r['minutes']:.1f}",
+                "minutes of training": f"{r['minutes']:.1f}" if r["epochs"] else "–",
             }
         )
     return pd.DataFrame(out).set_index("row")

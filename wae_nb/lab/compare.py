@@ -94,6 +94,8 @@ def trained_base(
         epochs = found["epochs"]
     say(f"the standard network, {fresh.backbone}, for {epochs} epochs")
     trained = get_or_train(spec(epochs), data, engine, runs_dir)
+    if not trained.record["best"]["val_top1"] > 1.1 / len(data.classes):
+        raise ValueError(f"epochs={epochs}: the standard network has learnt nothing in them; give more epochs or hours, or a trained network as model")
     if question.hours is not None:
         took = trained.record["seconds"] / 3600
         if took >= question.hours:

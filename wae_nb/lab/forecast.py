@@ -100,20 +100,24 @@ def hours_of(
     steps: int = 4,  # updates to measure, ≥ 2
 ) -> dict[str, dict[str, float]]:  # row → run → hours; runs that several rows need have the same name
     "How long training will take, from a few steps of each stage. Nothing is kept of them."
-    known, out, measured = {}, {}, {}
+    known, answers, out, measured = {}, {}, {}, {}
     for spec in specs.values():
         if not finished_run(spec, Path(runs_dir)):
             measured |= {s.name: s for s in ([_unpruned(spec)] if spec.pruned else stages_of(spec))}
     for name, spec in progress_bar(measured.items(), desc="a few steps of each stage", disable=not engine.progress):
         stage = spec.stage_recipe()
-        known[name] = stage_plan(spec, data, measure_stage(spec, data, engine, stage.batch_size, steps), answered=stage.epochs if spec.teacher else 0)
+        m = measure_stage(spec, data, engine, stage.batch_size, steps)
+        known[name] = stage_plan(spec, data, m).hours
+        if m.answers:  # the teacher's, which are kept for the next row
+            answers[name] = {f"answers of {spec.teacher.name}": stage.epochs * len(data.indices("train")) * m.answers / 3600}
     for row, spec in specs.items():
         if finished_run(spec, Path(runs_dir)):
             out[row] = {}
         elif spec.pruned:
             out[row] = {spec.name: _pruning_hours(spec, known[_unpruned(spec).name], data)}
         else:
-            out[row] = {s.name: known[s.name].hours for s in stages_of(spec) if not finished_run(s, Path(runs_dir))}
+            left = [s.name for s in stages_of(spec) if not finished_run(s, Path(runs_dir))]
+            out[row] = {name: known[name] for name in left} | {k: v for name in left for k, v in answers.get(name, {}).items()}
     return out
 
 
@@ -123,12 +127,12 @@ def _unpruned(spec: RunSpec) -> RunSpec:
     return replace(spec, method="plain", keep=1.0, given="", recipe=replace(spec.recipe, distill=None, classify=end))
 
 
-def _pruning_hours(spec: RunSpec, whole, data: Dataset) -> float:
+def _pruning_hours(spec: RunSpec, whole: float, data: Dataset) -> float:
     "From the hours of the unpruned network: an upper bound, as it gets cheaper on the way."
     prune, n = spec.recipe.prune, len(data.indices("train"))
     steps = PRUNERS[spec.method].count(PRUNERS[spec.method].parts(network_of(spec, len(data.classes))), prune)
     between = steps * prune.between.epochs * min(prune.between.images or n, n) / n
-    return whole.hours * (between + prune.end.epochs) / prune.end.epochs
+    return whole * (between + prune.end.epochs) / prune.end.epochs
 
 
 def fit_budget(
