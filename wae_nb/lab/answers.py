@@ -72,6 +72,7 @@ def comparison_table(
         out.append(
             {
                 "row": r["title"],
+                "name": r["row"],
                 "top-1 (%)": f"{100 * r['top1']:.2f}",
                 "less the original, points": "–" if r is record["rows"][0] else f"{d:+.2f} [{low:+.2f}, {high:+.2f}]",
                 "ms": f"{r['times']['latency_ms'][1]:.2f}",
@@ -89,11 +90,11 @@ def comparison_table(
 def comparison_front(
     record: dict,  # of `compare_rows`
 ) -> Figure:
-    "Accuracy against measured speed-up, and the rows that no other beats in both."
-    points = {r["title"]: ([r["times"]["speedup"][1]], [100 * r["top1"]]) for r in record["rows"]}
+    "Accuracy against measured speed-up, and the rows that no other beats in both, each by its name."
+    points = {r["row"]: ([r["times"]["speedup"][1]], [100 * r["top1"]]) for r in record["rows"]}
     front = pareto_front([(x[0], y[0]) for x, y in points.values()])
-    kinds = {r["title"]: r["kind"] for r in record["rows"]}
-    return tradeoff(points, [list(points)[i] for i in front], record["rows"][0]["title"], kinds)
+    kinds = {r["row"]: r["kind"] for r in record["rows"]}
+    return tradeoff(points, [list(points)[i] for i in front], record["rows"][0]["row"], kinds)
 
 
 RECORD_ENDING = "-record.json"

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib import pyplot as plt
+
 from ..data.sets import load_data
 from ..deploy.engines import check_engine, usual_engine
 from ..deploy.saved_int8 import save_int8
@@ -122,16 +124,18 @@ def keep_comparison(
     shutil.copy(done.files["record"], folder / f"{stem}{RECORD_ENDING}")
     said = f"{done.answer.sentence} {r['backbone']} at {r['width']:g} of its width, {r['plan']['epochs']} epochs a row; {d['name']}: {d['train']:,} training, "
     said += f"{d['test']:,} test images. {r['machine']['cpu']}, {r['threads']} threads, {r['question']['setting']['engine']}."
-    save_output(folder, stem, comparison_front(r))
+    save_output(folder, stem, front := comparison_front(r))
+    plt.close(front)  # a notebook would show it
     return save_output(folder, stem, comparison_table(r), said, {row["title"]: [row["tested"]] for row in r["rows"]})
 
 
 def _written(record: dict, data, out: Path) -> Compared:
     "Table, picture and the chosen network."
     record, said = read_comparison(out / "compare.json"), answer(record)
-    table = comparison_table(record).to_markdown(disable_numparse=True, colalign=("left", *["right"] * 9))
+    table = comparison_table(record).to_markdown(disable_numparse=True, colalign=("left", "left", *["right"] * 9))
     (out / "table.md").write_text(f"{table}\n\n{said.sentence}\n", encoding="utf-8")
-    comparison_front(record).savefig(out / "front.png", dpi=120, bbox_inches="tight")
+    (front := comparison_front(record)).savefig(out / "front.png", dpi=100)
+    plt.close(front)  # a notebook would show it
     files = dict(record=out / "compare.json", table=out / "table.md", picture=out / "front.png", records=out / "records")
     shutil.rmtree(files["records"], ignore_errors=True)
     files["records"].mkdir()
