@@ -24,6 +24,7 @@ from .statistics import accuracy_difference
 from .timing import prepared, Setting, working_memory
 from .tradeoff import calibration_images, evaluate_int8
 from ..measure.machine import hardware
+from ..method.classifier import DecomposedClassifier
 from ..prune.taylor import layer_macs
 from ..train.engine import Engine
 from ..train.recipes import strong_recipe
@@ -157,7 +158,7 @@ def _measured(row: Cheaper, run: Run, base: Run, data: Dataset, times: dict, lev
         macs=sum(macs.values()) / sum(whole.values()),
         touched=1.0 if row.int8 else touched(whole, macs),
         megabytes=run.record["parameters"] * (1 if row.int8 else 4) / 1e6,
-        memory=working_memory(run.model, question.batch, run.spec.image_size, setting),
+        memory=working_memory(_copy_on(run, setting.device), question.batch, run.spec.image_size, setting),
         minutes=minutes,
         epochs=run.record["epochs"],
     )
@@ -170,8 +171,8 @@ def _trained_for(run: Run) -> list[Run]:
     return [*before, run]
 
 
-def _on_cpu(run: Run):
-    return copy.deepcopy(run.model).cpu()
+def _copy_on(run: Run, device: str) -> DecomposedClassifier:
+    return copy.deepcopy(run.model).to(device)
 
 
 def compare_rows(
@@ -200,7 +201,7 @@ def compare_rows(
     for r in kept:
         setting = replace(question.setting, precision="int8") if r.int8 else question.setting
         calibration = calibration_images(runs[r.trained], data) if r.int8 else None
-        calls[str(r)] = prepared(_on_cpu(runs[r.trained]).to(setting.device), setting, size, question.batch, calibration)
+        calls[str(r)] = prepared(_copy_on(runs[r.trained], setting.device), setting, size, question.batch, calibration)
     times = time_prepared(calls, question.setting, size, question.batch, seconds=max(6.0, 2.0 * len(calls)))
     level = 1 - 0.05 / max(len(kept) - 1, 1)
     lines = [_measured(r, runs[r.trained], base, data, times[str(r)], level, question) for r in kept]

@@ -75,7 +75,7 @@ def times_ahead(
     "How fast each row will be, from untrained networks. Raises what `untrained` raises."
     models = {"plain": network_of(given, num_classes).eval().requires_grad_(False)}
     models |= {str(r.trained): untrained(spec_of(r.trained, given, recipe), num_classes) for r in rows if r.method != "plain"}
-    return time_against(models, setting, given.image_size, batch, seconds)
+    return time_against({name: m.to(setting.device) for name, m in models.items()}, setting, given.image_size, batch, seconds)
 
 # %% ../../nbs/lib/lab/forecast.ipynb #1de6bff9
 LEAST_EPOCHS = 4
