@@ -92,8 +92,9 @@ def keep_table(
     "Write the table beside the folder."
     folder = Path(folder)
     table, r = zoo_table(folder), json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
-    said = f"{len(table)} networks at full width, {r['image_size']} px, {r['classes']} classes, one image; medians [quartiles] of turns. {r['machine']['cpu']}, "
-    said += f"{r['threads']} threads, {r['engine']} in fp32. A record each in {folder.name}/. Untrained: what is fast here need not be accurate."
+    said = f"{len(table)} networks at full width, {r['image_size']} px, {r['classes']} classes, one image; medians [quartiles] of turns. "
+    said += f"{r['machine']['cpu']}, {r['threads']} threads, {r['engine']} in fp32. A record each in {folder.name}/. "
+    said += "Untrained: what is fast here need not be accurate."
     return save_output(folder.parent, f"{folder.name}-{r.get('device', 'cpu')}", table.rename_axis("network"), said)
 
 
