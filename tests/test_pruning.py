@@ -39,7 +39,7 @@ from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_
 from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
 from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice, thinet_layers
 from wae_nb.train import pruning, runs
-from wae_nb.train.recipes import Distill, PruneRecipe, StageRecipe, paper_recipe
+from wae_nb.train.recipes import Distill, PruneRecipe, StageRecipe, paper_recipe, strong_recipe
 from wae_nb.train.runs import finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
 
@@ -821,7 +821,7 @@ class Cut(Exception):
 
 
 def counted(monkeypatch, method, name, cut_at=0):
-    """The calls of a way's "prune", of "fit" or of "_finish", as the list that it returns; one of them is not made."""
+    """The calls of a way's "prune", of "fit" or of "finish_run", as the list that it returns; one of them is not made."""
     calls, modules = [], [m for m in (runs, pruning) if hasattr(m, name)]
     real = getattr(modules[0], name) if modules else PRUNERS[method].prune
 
@@ -844,7 +844,7 @@ def test_pruned_run_is_cut_off(smoke, method, tmp_path, monkeypatch):
     run, exp = smoke[1][method], experiment(tmp_path)
     parts, spec = len(run.record["parts"]), spec_of(exp, method)
     # before the third part is pruned, before it is trained, before the end is trained, and before the record
-    for name, at, prunings in [("prune", 3, 3), ("fit", 1, 1), ("fit", parts - 1, parts - 3), ("_finish", 1, 0)]:
+    for name, at, prunings in [("prune", 3, 3), ("fit", 1, 1), ("fit", parts - 1, parts - 3), ("finish_run", 1, 0)]:
         with monkeypatch.context() as m:
             called = counted(m, method, name, at)
             pruned = called if name == "prune" else counted(m, method, "prune")
@@ -899,13 +899,15 @@ def spec_of_record(decisive, recipe):
             made = PruneRecipe(**kept | dict(between=stage_recipe(kept["between"]), end=stage_recipe(kept["end"])))
             assert made.end == stage_recipe(d["stage_recipe"])
         else:  # one that is taught may move otherwise than its teacher, whose recipe it names
-            made = stage_recipe((d["teacher"] if "teacher" in d and stage == "classify" else d)["stage_recipe"])
+            by = d["teacher"] if "teacher" in d and stage == "classify" and "stage_recipe" in d["teacher"] else d
+            made = stage_recipe(by["stage_recipe"]) if "stage_recipe" in by else recipe.classify  # a network that was given has none
         own = {k: d[k] for k in ("lam", "gamma", "reduction", "pixel_scale", "init", "dropout", "sub_norm", "energy") if k in d}
         own |= {"terms": tuple(d["terms"])} if "terms" in d else {}
         own |= {"distill": Distill(**d["distill"])} if "distill" in d else {}
         recipe = replace(recipe, **{stage: made}, **own)
         d = d.get("parent")
-    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep", "head", "base") if k in decisive}
+    same = {k: decisive[k] for k in ("method", "data", "seed", "stage", "image_size", "width", "keep", "head", "base", "start", "given") if k in decisive}
+    same |= {"given": decisive["teacher"]["given"]} if "given" in decisive.get("teacher", {}) else {}
     return RunSpec(backbone=decisive.get("backbone", ""), recipe=recipe, **same)
 
 
@@ -924,6 +926,9 @@ def test_every_recorded_run_keeps_its_name(root):
     assert len(records) >= 140 and {r["decisive"]["method"] for r in records} >= {"wae", "I_L", "wavelet", "thinet", "taylor", "thinet-gap"}
     for record in records:
         d, found = record["decisive"], []
+        if record["recipe"] == "compare":  # of `wae compare`: as many epochs as fitted
+            found.append(spec_of_record(d, strong_recipe("compare", record["data"]["train"])))
+            usual[record["name"]] = not changed(d)
         for (_, profile), size in sizes.items():
             if (profile, d.get("width", size.width)) == (record["recipe"], size.width):  # crops of any size
                 recipe = size.recipe(d.get("backbone", "vgg16"), record["data"]["train"])
