@@ -37,6 +37,7 @@ TITLES = {
     "confusions": "Confusion matrices",
     "ideas-detail": "What details are worth, and what the work on a larger image is worth",
     "ideas-sizes": "Taught rows against taught half resolution, by the size of the image",
+    "precision-cpu": "Training in single precision and in bfloat16",
     "zoo-cpu": "Every CNN of torchvision at half the input",
     "comparison": "Ways to make one network cheaper",
     "summary": "How many cells are measured",
