@@ -219,3 +219,16 @@ def test_the_zoo_follows_from_its_records():
     table = pd.read_csv(ROOT / "figures/timing/zoo-cpu.csv", index_col=0, dtype=str)
     pd.testing.assert_frame_equal(zoo_table(ROOT / "figures/timing/zoo"), table, check_names=False, check_column_type=False)
     assert len(table) >= 60
+
+
+def test_the_precisions_follow_from_their_records():
+    """Each cell again; the two precisions are what they are called, on the same runs."""
+    made = runpy.run_path(str(ROOT / "figures/make_precision.py"))
+    table, said = made["table"]()
+    pd.testing.assert_frame_equal(table, pd.read_csv(ROOT / "figures/timing/precision-cpu.csv", index_col=0, dtype=str), check_column_type=False)
+    assert said in (ROOT / "figures/timing/precision-cpu.md").read_text()
+    no, auto = made["records"]("no"), made["records"]("auto")
+    assert [r["name"] for r in no] == [r["name"] for r in auto] and len(no) == 18
+    assert {r["machine"]["mixed_precision"] for r in no} == {"no"} and {r["machine"]["mixed_precision"] for r in auto} == {"bf16"}
+    for r in (*no, *auto):
+        assert r["answers"] is None or r["test"]["top1"] == pytest.approx(np.equal(r["answers"], r["labels"]).mean())

@@ -141,6 +141,8 @@ def _written(record: dict, data, out: Path) -> Compared:
     files["records"].mkdir()
     for r in record["rows"]:  # of what was tested: the answers that the numbers come from
         shutil.copy(out / "runs" / r["run"] / (f"{r['tested']}.json" if r["tested"] != r["run"] else "record.json"), files["records"] / f"{r['tested']}.json")
+    for left in ("cheapest", "cheapest-int8"):  # of another question: they are not this one's answer
+        shutil.rmtree(out / left, ignore_errors=True)
     if said.row:
         run = open_run(out / "runs" / said.row["run"])
         files["network"] = run.save(out / "cheapest", data.classes)
