@@ -41,7 +41,8 @@ def table() -> tuple[pd.DataFrame, str]:
             line[f"minutes, {precision}"] = f"{seconds[-1] / 60:.2f}"
         lines[METHODS[method].title] = line | {"times faster": f"{seconds[0] / seconds[1]:.2f}"}
     (same,) = seeds  # in all rows and both precisions
-    said = f"The demo's four rows (drawn faces, 64 px, VGG16-BN at 0.25 of its width), seeds {list(same)}: in single precision (no), and as auto chooses (bf16). "
+    said = f"The demo's four rows (drawn faces, 64 px, VGG16-BN at 0.25 of its width), seeds {list(same)}: in single precision (no), "
+    said += "and as auto chooses (bf16). "
     said += f"Minutes are of one seed, all stages. {r['machine']['cpu']}, torch {r['machine']['versions']['torch']}."
     return pd.DataFrame(lines).T.rename_axis("row"), said
 

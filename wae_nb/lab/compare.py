@@ -206,7 +206,8 @@ def compare_rows(
     level = 1 - 0.05 / max(len(kept) - 1, 1)
     lines = [_measured(r, runs[r.trained], base, data, times[str(r)], level, question) for r in kept]
     record = dict(name="compare", question=plan["asked"], plan=plan, data=data.describe(), backbone=base.spec.backbone, image_size=size, level=level)
-    record |= dict(width=base.spec.width, rows=lines, machine=hardware(question.setting.device), threads=torch.get_num_threads(), code=commit())
+    record |= dict(width=base.spec.width, rows=lines, machine=hardware(question.setting.device), code=commit())
+    record |= dict(threads=question.setting.threads or torch.get_num_threads())
     record = json.loads(json.dumps(record | dict(finished=datetime.now(UTC).isoformat(timespec="seconds"))))
     record["digest"] = digest(record)
     write_json(out / "compare.json", record)

@@ -6,6 +6,7 @@
 __all__ = ['given_network', 'give']
 
 # %% ../../nbs/lib/train/given.ipynb #394d1471
+import copy
 import hashlib
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def give(
     engine: Engine | None = None,  # where to test it; by default on a GPU if there is one
     seed: int = 0,  # of what will be compared with it
 ) -> Run:  # of no epochs
-    "Put a trained network among the runs, tested. Raises a one-line `ValueError` for one of another method other classes, or that knows nothing of them."
+    "Put a trained network among the runs, tested. Raises a one-line `ValueError` for one of another method, other classes, or no knowledge of them."
     about = dict((net.config or {}).get("arguments", {}))
     if about.get("method") != "plain":
         raise ValueError(f"the network is {about.get('method')!r}: give the standard network, \"plain\", that others are to be compared with")
@@ -61,7 +62,7 @@ def give(
     if found := finished_run(spec, runs_dir):
         return found
     engine = engine or Engine()
-    task = ClassifyTask(net, recipe, recipe.classify).to(engine.accelerator.device)
+    task = ClassifyTask(copy.deepcopy(net), recipe, recipe.classify).to(engine.accelerator.device)
     val, _ = evaluate(task, data, "val", spec.image_size, engine)
     if not val["top1"] > 1.1 * (chance := 1 / len(data.classes)):
         said = f"{100 * val['top1']:.1f} % of the validation images (by chance {100 * chance:.1f} %)"
