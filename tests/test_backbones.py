@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 from torchvision.models.regnet import BlockParams
 
+from wae_nb.convert.folding import fold
 from wae_nb.deploy.engines import prepare
-from wae_nb.deploy.folding import fold
 from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import FAMILIES, backbone_names, family, features
 from wae_nb.method.classifier import build

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 import wae_nb
 from wae_nb.cli import main
+from wae_nb.convert.targets import TARGETS
 from wae_nb.data.sets import load_data
-from wae_nb.deploy.targets import TARGETS
 from wae_nb.lab.folders import open_run
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.lab.reproduce import choose_notebooks

@@ -22,10 +22,10 @@ from test_timing import difference, trained_like
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from wae_nb.convert.folding import fold
 from wae_nb.data.batches import crop
 from wae_nb.data.sets import load_data
 from wae_nb.deploy.engines import prepare
-from wae_nb.deploy.folding import fold
 from wae_nb.lab.beyond import WAYS
 from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.profiles import PROFILES

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from test_timing import trained_like
 from torch import nn
 
+from wae_nb.convert.export import WEIGHTS, export_openvino
+from wae_nb.convert.folding import fold
+from wae_nb.convert.openvino import OpenVINORun
 from wae_nb.data.batches import crop
 from wae_nb.data.sets import load_data
 from wae_nb.deploy.engines import check_engine, prepare
-from wae_nb.deploy.export import WEIGHTS, export_openvino
-from wae_nb.deploy.folding import fold
 from wae_nb.deploy.loading import load
-from wae_nb.deploy.openvino import OpenVINORun
 from wae_nb.deploy.saved_int8 import save_int8
 from wae_nb.measure import machine
 from wae_nb.measure.machine import has_int8_sums, settings
@@ -217,7 +217,7 @@ def test_what_it_cannot_take(monkeypatch):
 def test_what_the_process_says(monkeypatch):
     """Where NNCF fails, its last line is the error; nothing is left behind."""
     monkeypatch.setenv("TMPDIR", "/tmp")
-    monkeypatch.setattr("wae_nb.deploy.int8.sys.executable", "/bin/false")
+    monkeypatch.setattr("wae_nb.convert.int8.sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match=r"\ANNCF could not quantise the model: 1\Z"):
         quantise(two_layers(), torch.rand(1, 3, 8, 8))
 

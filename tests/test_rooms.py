@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-ROOMS = ("method", "data", "measure", "prune", "train", "deploy", "lab")  # a room imports itself and those before it
+ROOMS = ("method", "data", "measure", "prune", "train", "convert", "deploy", "lab")  # a room imports itself and those before it
 METHOD_NEEDS = {"torch", "torchvision", "pywt", "safetensors", "timm"} | sys.stdlib_module_names  # safetensors for weights and saved networks; timm is an extra
 MODULE_LINES, FUNCTION_LINES = 300, 60
 NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}  # public in spite of their names

@@ -12,7 +12,7 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from wae_nb.deploy.folding import fold
+from wae_nb.convert.folding import fold
 from wae_nb.deploy.loading import load
 from wae_nb.method.classifier import METHODS, DecomposedClassifier, build
 from wae_nb.method.saving import CONFIG, TENSORS

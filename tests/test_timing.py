@@ -13,9 +13,9 @@ from conftest import run_notebook
 from torch import nn
 
 import wae_nb
+from wae_nb.convert.export import export_onnx
+from wae_nb.convert.folding import SplitChannels, difference, fold
 from wae_nb.deploy.engines import ENGINES, InferenceEngine, check_engine, prepare
-from wae_nb.deploy.export import export_onnx
-from wae_nb.deploy.folding import SplitChannels, difference, fold
 from wae_nb.lab.timing import available_engines, row_model, timed_rows
 from wae_nb.measure import latency
 from wae_nb.measure.cost import macs, roofline

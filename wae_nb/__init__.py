@@ -32,9 +32,9 @@ _HOMES = {  # name → the module that has it
     "load_data": "data.sets",
     "macs": "measure.cost",
     "time_pairs": "measure.latency",
-    "fold": "deploy.folding",
+    "fold": "convert.folding",
     "prepare": "deploy.engines",
-    "export": "deploy.targets",
+    "export": "convert.targets",
 }
 __all__ = list(_HOMES)
 

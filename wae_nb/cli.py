@@ -126,7 +126,7 @@ def _export(run, to, out, int8, data, as_json):
     """
     from pathlib import Path
 
-    from wae_nb.deploy.targets import check_target, export, TARGETS
+    from wae_nb.convert.targets import check_target, export, TARGETS
     from wae_nb.lab.folders import data_of, open_run, some_images
 
     ending = TARGETS[to].ending if to in TARGETS else ""

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .export import ONNX_NEEDS, export_onnx
-from .folding import difference, fold
-from .int8 import check_calibration, quantise
-from .openvino import OpenVINORun, Outputs, to_openvino
-from .readers import Forward, export_ncnn, read_ncnn, read_onnx
+from ..convert.export import ONNX_NEEDS, export_onnx
+from ..convert.folding import difference, fold
+from ..convert.int8 import check_calibration, quantise
+from ..convert.openvino import OpenVINORun, Outputs, to_openvino
+from ..convert.readers import Forward, export_ncnn, read_ncnn, read_onnx
 from ..measure.machine import PRECISIONS, check_installed, check_precision, resolve_device
 from ..method.classifier import DecomposedClassifier, Scores
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .engines import Prepared
-from .export import export_openvino
-from .int8 import check_calibration
-from .openvino import OpenVINORun
+from ..convert.export import export_openvino
+from ..convert.int8 import check_calibration
+from ..convert.openvino import OpenVINORun
 from ..measure.machine import check_installed
 from ..method.classifier import DecomposedClassifier
 from ..method.saving import page_of, put_whole, write_page

@@ -20,8 +20,8 @@ from ..data.batches import crop
 from ..data.files import write_json
 from ..data.pack import Dataset
 from ..deploy.engines import Prepared
-from ..deploy.export import export_openvino
-from ..deploy.openvino import OpenVINORun
+from ..convert.export import export_openvino
+from ..convert.openvino import OpenVINORun
 from ..measure.machine import hardware
 from ..train.engine import Engine
 from ..train.evaluation import evaluate
@@ -113,7 +113,7 @@ def _tested(run: Run, data: Dataset, model: nn.Module | Prepared, name: str, fie
 def evaluate_file(
     run: Run,  # with a classifier
     data: Dataset,  # that it was trained on
-    weights: str = "fp32",  # as in `deploy.export.WEIGHTS`
+    weights: str = "fp32",  # as in `convert.export.WEIGHTS`
 ) -> dict:  # a record: the metrics under "test", the answers under "answers", and the file's "bytes"
     "Test a run's network as it is read from a file, or find it tested. Raises `ValueError` for other data, and what `export_openvino` raises."
     _check(run, data)

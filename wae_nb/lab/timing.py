@@ -16,8 +16,8 @@ import torch
 from torch import nn, Tensor
 
 from ..deploy.engines import ENGINES, Prepared, check_engine, prepare
-from ..deploy.folding import fold
-from ..deploy.openvino import OpenVINORun
+from ..convert.folding import fold
+from ..convert.openvino import OpenVINORun
 from .paper import TABLES, added_rows
 from ..measure.latency import Pairs, time_turns
 from ..measure.machine import PRECISIONS, check_precision, settings
