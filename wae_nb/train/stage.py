@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from tqdm import tqdm
 
 from ..data.batches import loading
 from ..data.folder import DataError
@@ -137,7 +138,7 @@ class Training:
     def leave(self, number: int) -> None:
         "Say what was saved, and raise `Interrupted`."
         if self.acc.is_main_process:
-            print(f"{signal.Signals(number).name}: saved {self.last}; run it again to go on from there")
+            tqdm.write(f"{signal.Signals(number).name}: saved {self.last}; run it again to go on from there")
         raise Interrupted(number)
 
     # from epoch to epoch
