@@ -233,16 +233,18 @@ from pathlib import Path
 import test_recovery as t
 data = t.load_data(None, 32, Path({str(tmp_path)!r}) / "data", demo_shape=(3, 20))
 t.run(data, Path({str(tmp_path)!r}) / "run", stage=t.replace(t.STAGE, epochs=1000))"""
-        client.execute(code)
+        asked = client.execute(code)
         deadline = time.time() + 60
         while not checkpoints(tmp_path / "run"):
             assert time.time() < deadline
             time.sleep(0.05)
         kernel.interrupt_kernel()
-        answer = client.get_shell_msg(timeout=60)["content"]
+        while (answer := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != asked:  # a slow kernel's answers to what came before
+            pass
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)
+    answer = answer["content"]
     assert answer["status"] == "error" and answer["ename"] == "KeyboardInterrupt"
     assert not damage(checkpoints(tmp_path / "run")[-1])
 
