@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from .paper import COSTS, TABLES
 
-# %% ../../nbs/lib/lab/claims.ipynb #40cfa019
+# %% ../../nbs/lib/lab/claims.ipynb #891cd518
 class Accuracy(NamedTuple):
     "One row is more accurate than another, or loses no more than in the paper."
 
@@ -39,7 +39,8 @@ class Accuracy(NamedTuple):
     def sentence(self) -> str:
         if self.within:
             return f"{self.a} loses no more than {-self.against:.2f} points against {self.b}"
-        return f"{self.a} is more accurate than {self.b}" + (f" under noise of variance {self.variance}" if self.variance else "")
+        on = f" under noise of variance {self.variance}" if self.variance else " on faces" * (TABLES[self.number].kind == "faces")
+        return f"{self.a} is more accurate than {self.b}{on}"
 
     @property
     def paper(self) -> str:
@@ -87,8 +88,8 @@ class Operations(NamedTuple):
 
     @property
     def against(self) -> float:
-        "Billions, with half of the last digit that the paper prints."
-        return TABLES[self.number].rows[self.row]["flops"] + 0.005
+        "Billions."
+        return TABLES[self.number].rows[self.row]["flops"]
 
     @property
     def sentence(self) -> str:
@@ -130,23 +131,24 @@ class Claim:
         "In the paper."
         return self.test.where if isinstance(self.test, SubImages) else f"Table {self.test.number}"
 
-# %% ../../nbs/lib/lab/claims.ipynb #7f9ffa30
+# %% ../../nbs/lib/lab/claims.ipynb #e8009aa5
 _SMALL = (
-    "the networks here are narrow and the images small, so that the last maps of the half-size network are a few positions wide; what it lacks against full resolution "
-    "is then work rather than information, and no decomposition gives that back. The half-size input alone stands beside it"
+    "the networks here are narrow and the images small, so that the last maps of the half-size network are a few positions wide; what it lacks against full "
+    "resolution is then work rather than information, and no decomposition gives that back. The half-size input alone stands beside it"
 )
 _TRIED = (
-    "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); linear encoders, details "
-    "in the first layer, teachers and longer training (10_past_the_paper). Not tried: ImageNet at full width and size, which needs its images and GPUs"
+    "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); linear "
+    "encoders, details in the first layer, teachers and longer training (10_past_the_paper). Not tried: ImageNet at full width and size, "
+    "which needs its images and GPUs"
 )
-_PRUNED = "a pruned network starts from the trained one and sees the full resolution, while ours learns anew from half of it; the shorter the training, the more that counts"
+_PRUNED = "a pruned network starts from the trained one and sees the full resolution, while ours learns anew from half of it; a short training shows that"
 _FRONT = "all rows with one recipe, and accuracy against measured speed, where a row that is more accurate and slower is seen to be that (02b_front)"
-_LEARNED = "a wavelet or a resized image is there from the start, while the encoder has to be learned, in the same time, and what it gives changes from seed to seed"
+_LEARNED = "a wavelet or a resized image is there from the start, while the encoder has to be learned, and what it gives changes from seed to seed"
 _LOW = (
-    "the transform loss asks of $I_L$ only that the image comes back from it together with $I_H$, not that a network reads it well: $I_L$ is a non-linear mixture "
-    "that holds more of the high frequencies than cA does (01_decomposition)"
+    "the transform loss asks of $I_L$ only that the image comes back from it together with $I_H$, not that a network reads it well: $I_L$ is a non-linear "
+    "mixture that holds more of the high frequencies than cA does (01_decomposition)"
 )
-_SLOW = "the encoder's maps are as large as the image and few channels deep, so that memory and not arithmetic sets its time, and smaller networks keep an engine less busy"
+_SLOW = "the encoder's maps are as large as the image and few channels deep, so that memory sets its time, and smaller networks keep an engine less busy"
 _TIMED = "OpenVINO, torch.compile, ONNX Runtime and ncnn, images one by one and in batches, a linear encoder that folds into one convolution (04_timing)"
 _NOISE = "BatchNorm brings a faint $I_H$ to unit variance, and the noise in it as well; how faint it is changes from seed to seed"
 _NOISY = "each score alone, sub-images without BatchNorm, and averaging by itself, which the half-size input does too (06_noise)"

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['STRENGTH', 'Evidence', 'Evidences']
 
-# %% ../../nbs/lib/lab/evidence.ipynb #870b2b58
+# %% ../../nbs/lib/lab/evidence.ipynb #d69ae6b7
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +21,12 @@ from .costs import find_times, read_timing, table_batch
 from .paper import TABLES, Row
 from .records import read_all, records
 from .statistics import bootstrap, gains, p_value
-from .tables import as_text, quoted_timing
+from .tables import quoted_timing
 from .timing import timed_rows
 from ..train.records import project_root
 from ..train.specs import STAGE_1
 
-# %% ../../nbs/lib/lab/evidence.ipynb #132d701a
+# %% ../../nbs/lib/lab/evidence.ipynb #603fc285
 @dataclass(frozen=True)
 class Evidence:
     "What the records say of one claim."
@@ -42,6 +43,7 @@ class Evidence:
     gain: np.ndarray | None = None  # of `gains`
     values: tuple[float, ...] = ()  # one for each seed or run, where there is no gain
     each: str = "seed"
+    place: tuple[Collection, int] | None = None  # of `places`
 
     @property
     def here(self) -> str:
@@ -55,7 +57,7 @@ class Evidence:
         "Whether it says nothing of another seed."
         return self.gain is not None and len(self.gain) == 1
 
-# %% ../../nbs/lib/lab/evidence.ipynb #b8fc452a
+# %% ../../nbs/lib/lab/evidence.ipynb #181262c0
 STRENGTH = ("paper", "small", "strong", "demo")  # profiles, the best training first
 
 
@@ -102,29 +104,38 @@ class Evidences:
         self,
         test: Accuracy | Speed | Operations | SubImages,
     ) -> Evidence | None:
-        "What is recorded for a claim."
-        return {Accuracy: self.accuracy, Speed: self.speed, Operations: self.operations, SubImages: self.sub_images}[type(test)](test)
+        "What is recorded for a claim, in the best place."
+        if isinstance(test, Accuracy):
+            return next(self.everywhere(test), None)
+        return {Speed: self.speed, Operations: self.operations, SubImages: self.sub_images}[type(test)](test)
+
+    def everywhere(
+        self,
+        test: Accuracy,
+    ) -> Iterator[Evidence]:  # the best place first
+        "What all places say of it."
+        table = TABLES[test.number]
+        places = self.places(("photos", "faces") if table.noise else (table.kind,), table.backbone)
+        return (e for place in places if (e := self.accuracy(test, place)))
 
     def accuracy(
         self,
         test: Accuracy,
+        place: tuple[Collection, int],  # of `places`
     ) -> Evidence | None:
         "A paired bootstrap over seeds and test images."
-        table = TABLES[test.number]
-        for c, px in self.places(("photos", "faces") if table.noise else (table.kind,), table.backbone):
-            found = [self._answered(c.row(table.methods[row], "noise" if table.noise else "run", px), test.variance) for row in (test.a, test.b)]
-            if seeds := sorted(found[0].keys() & found[1].keys()):
-                break
-        else:
+        table, (c, px) = TABLES[test.number], place
+        found = [self._answered(c.row(table.methods[row], "noise" if table.noise else "run", px), test.variance) for row in (test.a, test.b)]
+        if not (seeds := sorted(found[0].keys() & found[1].keys())):
             return None
         a, b = ([rows[s] for s in seeds] for rows in found)
         gain = gains(a, b)
         drawn = bootstrap(gain, self.draws)
         low, high = 100 * np.quantile(drawn, [0.025, 0.975])
         recipe, n = a[0]["recipe"], _plural(len(a[0]["labels"]), "test image")
-        on = f"{as_text(c.data['name'])}, {n}, {px} px, {c.backbone}, recipe {recipe!r}, {_plural(len(seeds), 'seed')}"
+        on = f"{c.data['name']}, {n}, {px} px, {c.backbone}, recipe {recipe!r}, {_plural(len(seeds), 'seed')}"
         names = tuple(f"{c.profile}/records/{r['name']}" for r in (*a, *b))
-        return Evidence(100 * gain.mean(), low, high, test.against, "points", on, names, p_value(drawn, test.against / 100), gain=gain)
+        return Evidence(100 * gain.mean(), low, high, test.against, "points", on, names, p_value(drawn, test.against / 100), gain=gain, place=place)
 
     @staticmethod
     def _answered(rows: list[dict], variance: str) -> dict[int, dict]:
@@ -164,6 +175,7 @@ class Evidences:
             return None
         m = first["machine"]
         on = f"{m['gpu'] or m['cpu']}, {first['main']['engine']} on both sides, fp32, batch {table_batch(first)}, {_plural(len(rates), 'run')}"
+        on += "" if test.than else _own_engines(same, backbone, keys[test.row])
         names = [f"timing/records/{name}" for name in rates]
         return self._measured(list(rates.values()), names, on, against=test.against, unit="times", each="run")
 
@@ -176,7 +188,7 @@ class Evidences:
         key = {title: key for key, title in timed_rows(table.backbone).items()}[test.row]
         for r in self.timings:
             if key in r["macs"][table.backbone] and quoted_timing([r], r["main"]["device"]):
-                n = r["macs"][table.backbone][key] / 1e9
+                n = round(r["macs"][table.backbone][key] / 1e9, 2)  # as the paper prints it
                 on = "counted: multiply-accumulates of convolutions and linear layers"
                 return Evidence(n, n, n, test.against, "billion", on, (f"timing/records/{r['name']}",), below=True)
         return None
@@ -195,7 +207,7 @@ class Evidences:
         for c, px in self.places(("photos",), "vgg16"):
             if rows := c.row(Row("wae", STAGE_1), image_size=px):
                 energy = [[r["test"][f"energy_{part}"] for part in ("high", "low")] for r in rows]
-                on = f"{as_text(c.data['name'])}, {_plural(c.data['test'], 'test image')}, {px} px, recipe {rows[0]['recipe']!r}, {_plural(len(rows), 'seed')}"
+                on = f"{c.data['name']}, {_plural(c.data['test'], 'test image')}, {px} px, recipe {rows[0]['recipe']!r}, {_plural(len(rows), 'seed')}"
                 return [high / (high + low) for high, low in energy], [f"{c.profile}/records/{r['name']}" for r in rows], on
         return None
 
@@ -207,7 +219,19 @@ class Evidences:
         if not found:
             return None
         path, values = max(found, key=lambda f: len(f[1]))
-        return values, [f"{path.parent.name}/{path.stem}"], f"the table {as_text(path.stem)}, {_plural(len(values), 'seed')}"
+        return values, [f"{path.parent.name}/{path.stem}"], f"the table {path.stem}, {_plural(len(values), 'seed')}"
+
+
+def _own_engines(runs: list[dict], backbone: str, row: str) -> str:
+    "The rate where each side has its fastest engine in single precision, as in 04_timing, in the last of the runs with the most engines."
+    rates = {}
+    for r in runs:
+        want = dict(precision="fp32", threads=r["main"]["threads"], batch=table_batch(r), backbone=backbone)
+        timed = [t for t in (*r["times"], *r["others"]) if all(t[k] == v for k, v in want.items())]
+        ms = [min((t["latency_ms"][1] for t in timed if t["row"] == which), default=None) for which in ("plain", row)]
+        if None not in ms:
+            rates[len({t["engine"] for t in timed}), r["finished"]] = ms[0] / ms[1]
+    return f"; {rates[max(rates)]:.2f} times where each side has its best engine" if rates else ""
 
 
 def _values(what: str, table: pd.DataFrame) -> list[float]:

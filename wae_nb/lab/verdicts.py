@@ -71,7 +71,7 @@ def to_say_it(
     ways = [f"{_about(n)} {what}" for n, what in ((images, "test images with these seeds"), (seeds, "seeds on these images")) if n]
     return f"about {' or '.join(ways)} would say it" if ways else "neither more seeds nor more test images alone would say it"
 
-# %% ../../nbs/lib/lab/verdicts.ipynb #ddf1c13a
+# %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
 _NEVER_TIMED = "nothing to time at full size: which channels stay is known for trained networks alone"
 
 
@@ -82,12 +82,12 @@ def fills(
     if isinstance(test, Accuracy):
         table = TABLES[test.number]
         none = records("demo", os.devnull)
-        return f"`{Collection('demo', table.kind, table.backbone, {'name': f'demo-{table.kind}'}, none).command(test.number, [test.a, test.b])}`"
+        return Collection("demo", table.kind, table.backbone, {"name": f"demo-{table.kind}"}, none).command(test.number, [test.a, test.b])
     if isinstance(test, SubImages):
-        return f"`papermill nbs/{'02_imagenet_vgg16' if test.what == 'likeness' else '01_decomposition'}.ipynb out.ipynb`"
+        return f"papermill nbs/{'02_imagenet_vgg16' if test.what == 'likeness' else '01_decomposition'}.ipynb out.ipynb"
     if isinstance(test, Speed) and not {test.row, test.than} - {""} <= {*timed_rows(TABLES[test.number].backbone).values()}:
         return _NEVER_TIMED
-    return f"`papermill nbs/04_timing.ipynb out.ipynb{' -p device cuda' * (getattr(test, 'device', '') == 'gpu')}`"
+    return f"papermill nbs/04_timing.ipynb out.ipynb{' -p device cuda' * (getattr(test, 'device', '') == 'gpu')}"
 
 
 class Verdicts:
@@ -125,28 +125,37 @@ class Verdicts:
     @property
     def counts(self) -> str:
         "How many of each verdict."
-        each = ", ".join(f"{self.words.count(word)} {word}" for word in (HOLDS, FAILS, OPEN, MISSING))
+        told = {HOLDS: "hold here", FAILS: "don't", OPEN: "can't be said", MISSING: "are not measured"}
+        each = ", ".join(f"{self.words.count(word)} {words}" for word, words in told.items())
         how = f"two-sided p-values, corrected for all {len(self.p)} claims that are tested together (Holm), below {LEVEL:g}"
-        return f"Of {len(self.words)} claims: {each}. Verdicts follow {how}; the intervals are each claim's own."
+        refused = sum(len(frame.attrs["refused"]) for frame in self.sources.frames.values())
+        left = f" {refused} records are refused and left out." if refused else ""
+        return f"Of {len(self.words)} claims: {each}. Verdicts follow {how}; the intervals are each claim's own.{left}"
 
     def _beside(self, i: int) -> str:
-        found = [(t, e) for t in self.claims[i].beside if (e := self.sources.of(t))]
-        said = [f"{verdict(t.a, t.b, (e.value, e.low, e.high))}, {e.rests_on}" for t, e in found]
-        return f" Beside it, not corrected: {'; '.join(said)}." if said else ""
+        "What the same place says of other rows, and where other places say otherwise of these."
+        e, claim = self.evidence[i], self.claims[i]
+        if e is None or e.place is None:
+            return ""
+        found = [(t, other) for t in claim.beside if (other := self.sources.accuracy(t, e.place))]
+        said = [f" Beside it: {verdict(t.a, t.b, (o.value, o.low, o.high))}." for t, o in found]
+        apart = [o for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.low <= o.against <= o.high]
+        said += [f" Elsewhere, by its own interval, otherwise: {o.here}, {as_text(o.rests_on)}." for o in apart if decide(o, 0.0) != self.words[i]]
+        return "".join(said)
 
     def paragraphs(self) -> str:  # Markdown
-        "Of each claim that doesn't hold: why we think so, and what was tried. Of one that holds, what stands beside it."
+        "Of each claim that doesn't hold: why we think so, and what was tried. Of the others, where more is to be said."
         out = []
         for i, (c, e, word) in enumerate(zip(self.claims, self.evidence, self.words)):
             title = f"**{as_text(c.test.sentence)}** ({c.where})"
             if word == FAILS:
-                numbers = f"{e.here} against {'at most' if e.below else 'at least'} {e.against:.2f}, {e.rests_on}"
+                numbers = f"{e.here} against {'at most' if e.below else 'at least'} {e.against:.2f}, {as_text(e.rests_on)}"
                 out.append(f"{title} {self._said(i)}: {numbers}. *Why we think so:* {c.why}. *What was tried:* {c.tried}.{self._beside(i)}")
-            elif word == HOLDS and (beside := self._beside(i)):
-                out.append(f"{title} {self._said(i)}.{beside}")
+            elif more := self._beside(i):
+                out.append(f"{title} {word}: {e.here}.{more}")
         return "\n\n".join(out)
 
     def save(self) -> Path:  # of the md file
-        "Write the table into the folder `claims`, with the records that each line comes from."
-        names = {c.test.sentence: list(e.records) if e else [] for c, e in zip(self.claims, self.evidence)}
+        "Write the table into the folder `claims` beside the profiles', with the records that each line comes from."
+        names = {c.test.sentence: list(e.records) for c, e in zip(self.claims, self.evidence) if e}
         return save_output(self.sources.root / "claims", "claims", self.table, self.counts, names)
