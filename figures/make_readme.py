@@ -42,6 +42,7 @@ TITLES = {
     "comparison": "Ways to make one network cheaper",
     "summary": "How many cells are measured",
     "missing": "What is missing, and what fills it",
+    "claims": "What the paper claims, and what holds here",
 }
 INTRO = """# Results
 
@@ -103,7 +104,8 @@ def readme() -> str:
         headings, lines = section(folder)
         anchor = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
         contents += ["", f"**[{folder.name}](#{folder.name})**: " + " · ".join(f"[{h}](#{a})" for h, a in zip(headings, anchor))]
-        body += ["", f"## {folder.name}", "", f"Records: [{folder.name}/records]({folder.name}/records).", *lines]
+        kept = ["", f"Records: [{folder.name}/records]({folder.name}/records)."] if (folder / "records").is_dir() else []
+        body += ["", f"## {folder.name}", *kept, *lines]
     return "\n".join([INTRO, *contents, *body]) + "\n"
 
 

@@ -47,12 +47,13 @@ class Collection:
         self,
         of: Row,
         kind: str = "run",  # as in `records`
+        image_size: int = 0,  # of the crops, pixels; 0 for the profile's
     ) -> list[dict]:  # one for each seed there is; none where the backbone has no such row
         "The records of a row."
         if not has_rule(of.method, self.backbone) or self.frame.empty:
             return []
         size = PROFILES[self.kind][self.profile]
-        recipe, shared = size.recipe(self.backbone, self.data["train"]), (of.stage, size.image_size, size.width, of.keep, size.head)
+        recipe, shared = size.recipe(self.backbone, self.data["train"]), (of.stage, image_size or size.image_size, size.width, of.keep, size.head)
         specs = [RunSpec(of.method, self.backbone, self.data["checksum"], recipe, seed, *shared) for seed in self.seeds]
         return [self.found[key] for spec in specs if (key := (kind, fingerprint_of(spec))) in self.found]
 
