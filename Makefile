@@ -52,6 +52,7 @@ notebooks: $(VENV)/installed
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/*.ipynb nbs/lib/*/*.ipynb
 	$(VENV)/bin/nbdev_clean
 	$(PY) figures/make_readme.py
+	$(PY) figures/make_times.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) figures/*/report.html *.egg-info .pytest_cache .ruff_cache

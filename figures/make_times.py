@@ -73,7 +73,7 @@ def line(book: Path, records: dict[str, dict], names: dict[str, str], whole: dic
     """What stands at the top of a notebook."""
     used, said = [records[n] for n in sorted(runs_of(book, records, names))], []
     if used:
-        of, shown = f"{len(used)} run{'s' * (len(used) > 1)}", book.stem in TABLES
+        of, shown = f"{len(used)} runs" if len(used) > 1 else "one run", book.stem in TABLES
         took = f"took {long(sum(r['seconds'] for r in used))} to train ({where(used)})"
         trains = f"It shows the records of {of}, which {took}, and trains nothing unless `rows` asks for it"
         said.append(trains if shown else f"Its {of} {took}; what is there is not trained again")
@@ -82,7 +82,7 @@ def line(book: Path, records: dict[str, dict], names: dict[str, str], whole: dic
         calls = [ms for t in kept["times"] + kept["others"] for ms in t["ms"]]
         said.append(f"The calls that it timed took {long(sum(calls) / 1000)} together ({where([kept])}); preparing and warming up come on top")
     if made := whole.get(book.stem):
-        said.append(f"All of it took {long(made['seconds'])} of one core ({made['machine']['cpu']})")
+        said.append(f"All of it took {long(made['processor_seconds'])} of one core ({made['machine']['cpu']})")
     return f"**Time.** {'. '.join(said)}." if said else ""
 
 
@@ -116,7 +116,8 @@ def measure(numbers: list[str]) -> None:
             subprocess.run(command, check=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        kept[book.stem] = dict(seconds=round(seconds, 1), machine=hardware() | dict(threads=1), finished=datetime.now(UTC).isoformat(timespec="seconds"))
+        machine, now = hardware() | dict(threads=1), datetime.now(UTC).isoformat(timespec="seconds")
+        kept[book.stem] = dict(processor_seconds=round(seconds, 1), machine=machine, finished=now)
     MEASURED.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

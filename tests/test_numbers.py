@@ -171,6 +171,7 @@ SETTINGS = {
         "have 3 and 16 channels",
         "a quarter of its positions",
         "filters are 7×7",
+        "against a quarter of the resolution",
         "a quarter of the width",
         "a quarter as wide",
         "half or a quarter, and",
