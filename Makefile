@@ -30,8 +30,8 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	OMP_NUM_THREADS=1 $(VENV)/bin/nbdev_test --n_workers 2
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore tests/test_,cli.py export.py face.py quantise.py timing.py tradeoff.py)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_export.py tests/test_face.py tests/test_quantise.py  # engines bring threads and OpenMPs of their own:
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore tests/test_,cli.py export.py face.py front_page.py quantise.py timing.py tradeoff.py)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_export.py tests/test_face.py tests/test_front_page.py tests/test_quantise.py  # engines bring threads and OpenMPs of their own:
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_tradeoff.py tests/test_cli.py  # not in a process that trains afterwards
 	$(PY) -m pytest tests/test_timing.py
 
@@ -52,6 +52,7 @@ notebooks: $(VENV)/installed
 	$(VENV)/bin/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.timeout=-1 nbs/*.ipynb nbs/lib/*/*.ipynb
 	$(VENV)/bin/nbdev_clean
 	$(PY) figures/make_readme.py
+	$(PY) figures/make_times.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) figures/*/report.html *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,250 @@
+"""A number in prose is one that somebody typed: it is the code's or the paper's, computed here, or a setting with its reason; what was measured is printed."""
+
+import inspect
+import json
+import re
+import runpy
+from configparser import ConfigParser
+
+import pytest
+import torch
+from conftest import ROOT
+
+from wae_nb.data.pack import VAL_FRACTION
+from wae_nb.data.photos import NAMES as PHOTOGRAPHS
+from wae_nb.lab.beyond import WAYS
+from wae_nb.lab.paper import DATA, TABLES
+from wae_nb.lab.profiles import PROFILES
+from wae_nb.lab.statistics import accuracy_difference
+from wae_nb.lab.tradeoff import calibration_images
+from wae_nb.measure.cost import macs
+from wae_nb.method.backbones import features
+from wae_nb.method.classifier import build
+from wae_nb.prune.pruners import PRUNERS
+from wae_nb.train.engine import Engine
+from wae_nb.train.recipes import Distill
+
+TIMES = runpy.run_path(str(ROOT / "figures/make_times.py"))
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "nbs/README.md", "data_prep/README.md"]
+BOOKS = [p.relative_to(ROOT).as_posix() for p in TIMES["BOOKS"]]
+WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+
+GENERATED = re.compile(r"<!-- from records.*?<!-- end -->", re.DOTALL)
+NOT_PROSE = re.compile(
+    r"\$\$.*?\$\$|\$[^$\n]+\$"  # equations
+    r"|`[^`\n]+`|\]\([^)]*\)"  # code, and where a link leads
+    r"|\[0, 1\]|\((?:\d+|[NB])(?:, (?:\d+|[A-Z]))+\)"  # the range of pixels, shapes
+    # which one, not how many: a table, a stage, a notebook, a line of a list, a year, a version
+    r"|\b(?:Table|Figure|Equation|Eq\.|row|stage|epoch)s?\**\s\d+(?:(?:,\s|\sto\s|\sand\s|,\sand\s)\d+)*"
+    r"|(?:^|• )\d+\.\s|\b0\d[ab]?(?:_\w+)?\b(?: and 10\b)?|\[10[,\]]|\bin 10\b|\b10_\w+|\|\s\d(?:, \d)*(?=[ ,])"
+    r"|\b(?:19|20)\d\d\b|\b\d\.\d\.\d\b|\bApache-2\.0"
+    # names
+    r"|\bVGG16(?: \(\d+\))?|\bResNet-50\b|\bThiNet-30\b|\bTaylor-\d\b|\btop-[15]\b|\bINT8\b|\b9/7\b|\b[fb]\w?\d\d\b",
+    re.DOTALL | re.MULTILINE | re.IGNORECASE,
+)
+COUNT = rf"(?:{'|'.join(WORDS)}|thirty|forty|fifty|hundred|thousand|half|a few|some)"
+UNIT = r"(?:%|×|(?:per cent|points?|times|ms|milliseconds?|seconds?|minutes?|hours?|days?|dB|[MG]B|epochs?|J|px|pixels?|images a second)\b)"
+PART = r"(?:third|quarter|fifth|tenth|sixteenth|hundredth|hundredfold|thousandth)s?"
+NUMBER = re.compile(  # a bare 0 or 1 is no measurement
+    rf"(?<![\w.])(?![01]\b(?!\.\d|\s?{UNIT}))[-+−]?\d+(?:[.,]\d+)*(?:\s?{UNIT})?"
+    rf"|\b{COUNT}[\s-](?:an?\s)?{UNIT}|\ban?\s(?:minute|hour|day)\b|\b(?:a|an|{'|'.join(WORDS)})[\s-]{PART}\b",
+    re.IGNORECASE,
+)
+
+
+def prose(page: str) -> str:
+    """What a person reads as a sentence, on one line; of a block of code, its comments."""
+    said = (ROOT / page).read_text(encoding="utf-8")
+    if page.endswith(".ipynb"):
+        said = "\n\n".join("".join(c["source"]) for c in json.loads(said)["cells"] if c["cell_type"] == "markdown")
+    said = GENERATED.sub("", said)
+    said = re.sub(r"^```.*?^```", lambda m: " ".join(line.partition("# ")[2] for line in m[0].splitlines()), said, flags=re.DOTALL | re.MULTILINE)
+    return " ".join(re.sub(r"^(\s*\d+\.\s)", r"• \1", said, flags=re.MULTILINE).split())
+
+
+def ratio(backbone: str) -> float:
+    with torch.device("meta"):
+        return macs(build("plain", backbone, 1000)) / macs(build("wae", backbone, 1000))
+
+
+def default(of, name: str):
+    return inspect.signature(of).parameters[name].default
+
+
+def error(number: int, row: str) -> float:
+    return TABLES[number].rows[row]["top5_error"]
+
+
+def noisy(v: str) -> float:
+    a, b = TABLES[7].rows[v].values()
+    return b - a
+
+
+def demo_minutes() -> range:
+    """What may be said of `make demo`: its runs' minutes, and up to two fifths more for the set-up of the notebook, tests and pictures."""
+    (book,) = (b for b in TIMES["BOOKS"] if b.stem == "05_cacd")
+    records, names = TIMES["run_records"]()
+    trained = sum(records[n]["seconds"] for n in TIMES["runs_of"](book, records, names)) / 60
+    return range(int(trained) + 1, int(1.4 * trained) + 1)
+
+
+def computed() -> list[str]:
+    """Phrases as the code or the paper's tables give them."""
+    cfg = ConfigParser(delimiters=["="])
+    cfg.read(ROOT / "settings.ini", encoding="utf-8")
+    faces, photos = PROFILES["faces"], PROFILES["photos"]
+    vgg, resnet = ratio("vgg16"), ratio("resnet50")
+    level = f"{100 * default(accuracy_difference, 'level'):g} %"
+    stride = 224 // features("resnet50")(torch.zeros(1, 3, 224, 224)).shape[-1]
+    patient = WAYS["patient"].changes(recipe := photos["strong"].recipe("vgg16_bn", 1000))["distill"].epochs / recipe.classify.epochs
+    keep = next(p.keep for p in PRUNERS["thinet"].points if p.title == "ThiNet-30")
+    pack = (1_281_167 + DATA["photos"].test) * 256 * 256 * 3 / 1e9
+    return [
+        f"VGG16 needs {vgg:.2f} times fewer",
+        f"ResNet-50 {resnet:.2f} times fewer",
+        f"{WORDS[round(resnet)]} to {WORDS[round(vgg)]} times cheaper",
+        f"Python {cfg['DEFAULT']['min_python']} or newer",
+        f"with a variance of 0.05 it is {noisy('V=0.05'):.1f} points ahead",
+        f"cost {error(1, 'Ours') - error(1, 'VGG16 (224)'):.1f} points of top-5 error",
+        f"plain halving costs {WORDS[round(error(1, 'VGG16 (112)') - error(1, 'VGG16 (224)'))]}",
+        f"photographs of {DATA['faces'].classes} celebrities",
+        f"{photos['paper'].image_size} pixels and ImageNet's {DATA['photos'].classes} classes",
+        f"the standard network with {100 * keep:g} % of the channels left",
+        f"{WORDS[runpy.run_path(str(ROOT / 'data_prep/pretrained.py'))['EPOCHS']]} epochs on patches of {WORDS[len(PHOTOGRAPHS)]} photographs",
+        f"a {level} bootstrap interval",
+        f"with {level} bootstrap intervals",
+        f"with {level} intervals",
+        f"its {level} confidence interval",
+        f"{100 * VAL_FRACTION:g} % of the rest is the validation split",
+        f"faces at {faces['demo'].image_size} px, photographs at {photos['demo'].image_size}",
+        f"at {faces['demo'].image_size} and {photos['demo'].image_size} pixels",
+        f"a quarter as wide and see {photos['demo'].image_size} pixels" if photos["demo"].width == 0.25 else "",
+        f"full width; {faces['small'].image_size} and {photos['small'].image_size} px",
+        f"full width, {photos['paper'].image_size} px",
+        f"at full width, {photos['paper'].image_size} pixels",
+        f"calibrated with {default(calibration_images, 'images')} training images",
+        f"divides the side by {stride}",
+        f"learn for {WORDS[round(patient)]} times as many epochs",
+        f"(so, {WORDS[round(patient)]} times as long)",
+        f"{WORDS[round(10 * Distill().alpha)]} tenths of the loss",
+        f"saw noise of a variance up to {WAYS['noisy'].changes(recipe)['distill'].noise:g}",
+        f"a checkpoint every {WORDS[round(Engine.checkpoint_minutes)]} minutes",
+        f"code {128 + 15} or {128 + 2}",  # as a shell counts SIGTERM and SIGINT
+        f"what room it needs ({pack:.0f} GB)",
+    ]
+
+
+SETTINGS = {
+    "sizes of a picture, an interface or a table in the code beside it": [
+        "The middle of a photograph, 224 pixels of side",
+        "in parts of 32",
+        "(100 dB stands for exact)",
+        "windows of 11×11 pixels",
+        "over 256 test images",
+        "(512 of them, if there are more)",
+        "over 64 test images",
+        "*Ours* also at batch 16",
+        "At 0 dB noise and signal are equally strong",  # what decibels are
+        "details three times as strong",
+        "At 128 pixels, as recorded (run with `image_size` 128",
+        "on Imagenette at 128 pixels",
+        "and one cycle, at 32 pixels",
+        "photographs of 30 people",
+        "maps of 8 bits",
+        "kept in half precision",
+        "on 4 and on 8 devices",
+        "--nproc_per_node 4",
+        "40 % of the operations left",
+    ],
+    "the method's structure, counted in test_facts and test_names: channels, strides, positions": [
+        "at a quarter of the cost",
+        "it costs a quarter, but",
+        "with a quarter of the channels",
+        "A quarter of the positions",
+        "each sub-image holds a quarter of the image's numbers",
+        "costs about a quarter; $I_H$ to a copy with a quarter of its channels, which costs about a sixteenth of that",
+        "which keeps a quarter",
+        "stride 2",
+        "three quarters of the work",
+        "three quarters of it",
+        "cost about a quarter of row 1",
+        "have 3 and 16 channels",
+        "a quarter of its positions",
+        "filters are 7×7",
+        "against a quarter of the resolution",
+        "a quarter of the width",
+        "a quarter as wide",
+        "half or a quarter, and",
+    ],
+    "arithmetic that the sentence itself does": [
+        "the same at a quarter of the energy",
+        "the standard deviation is 0.1, a tenth of the range",
+        "it is nearly a third",
+        "writes a tenth of it and a decoder that reads ten times as much lower $\\ell_e$ a hundredfold",
+        "each costs a quarter of the teacher's, and the teacher's answers to its crops a third",
+        "a forward pass, a third of the operations of a step",
+    ],
+    "rates and shares of a recipe": [
+        "A fifth of each person's pictures",
+        "starts from there at a tenth of the rate",
+        "at a tenth of the network's rate",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def phrases() -> list[str]:
+    minutes = [f"about {WORDS[n]} minutes on two cores" for n in demo_minutes()]
+    return [p for p in computed() + minutes + sum(SETTINGS.values(), []) if p]
+
+
+def covered(said: str, phrases: list[str]) -> list[tuple[int, int]]:
+    return [m.span() for p in phrases for m in re.finditer(rf"(?<![\w.]){re.escape(p)}(?!\w)" if p[0].isalnum() else re.escape(p), said)]
+
+
+def typed(said: str, phrases: list[str]) -> list[str]:
+    """Numbers that no phrase accounts for, with what stands around them."""
+    spans = covered(said, phrases)
+    plain = NOT_PROSE.sub(lambda m: "¤" * len(m[0]), said)
+    found = (m for m in NUMBER.finditer(plain) if not any(a <= m.start() and m.end() <= b for a, b in spans))
+    return [f"{m[0]!r} in …{said[max(0, m.start() - 40) : m.end() + 40]}…" for m in found]
+
+
+@pytest.mark.parametrize("page", PAGES + BOOKS)
+def test_no_number_is_typed(page, phrases):
+    assert not typed(prose(page), phrases)
+
+
+def test_every_phrase_is_said(phrases):
+    """What the code gives is what the pages say; the list does not outlive its sentences."""
+    said = " ".join(prose(page) for page in PAGES + BOOKS)
+    gone = [p for p in phrases if not covered(said, [p]) and "minutes on two cores" not in p]
+    assert not gone
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Ours is 1.64 points behind.",
+        "It takes 12 minutes.",
+        "It is two times faster on this machine.",
+        "half an hour on two cores",
+        "Accuracy falls by 3 %.",
+        "a third of the time goes into it",
+        "about thirty minutes on two cores",
+        "in about a minute",
+        "VGG16 needs 3.54 times fewer multiply-accumulates",
+        "a 90 % bootstrap interval",
+    ],
+)
+def test_a_typed_number_is_seen(sentence, phrases):
+    assert typed(sentence, phrases)
+
+
+def test_the_times_are_the_records():
+    """What stands at the top of each notebook; every numbered one has such a line. What `make demo` says of itself is what README says."""
+    (said,) = re.findall(r"about \w+ minutes on two cores", (ROOT / "Makefile").read_text())
+    assert said in prose("README.md")
+    for book, text in TIMES["notebooks"]().items():
+        assert book.read_text(encoding="utf-8") == text, f"{book.name}: run python figures/make_times.py"
+        assert TIMES["BEGIN"] in "".join(json.loads(text)["cells"][0]["source"]), book.name
