@@ -269,6 +269,9 @@ WRONG = {  # words → what is named, and the remedy
     "reproduce --profile large": ("profile='large'", "use one of demo"),
     "reproduce --profile demo --only 55": ("only='55'", "use some of 00, 01"),
     "reproduce --profile demo --data nowhere": ("data_root='nowhere'", "give a folder that holds"),
+    "reproduce --profile demo --faces nowhere": ("faces='nowhere'", "give a folder that holds"),
+    "reproduce --profile demo --only 02,05 -p seedz 0,1": ("seedz='0,1'", "no chosen notebook has this parameter"),
+    "reproduce --profile demo -p 55.seeds 0": ("55.seeds='0'", "no chosen notebook has this parameter"),
     "reproduce --profile demo --out there.pt2": ("there.pt2' is a file", "name a folder"),
 }
 

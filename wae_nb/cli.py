@@ -175,22 +175,27 @@ def _report(profile, figures, as_json):
 @click.option("--profile", required=True, help="demo (a laptop), strong (the same, trained well), small (one GPU) or paper (a GPU server).")
 @click.option("--only", default="", help="Numbers of notebooks, separated by commas: 05, or 02,02b.")
 @click.option("--data", default="", help="A folder of images for every chosen notebook that takes one; by default the embedded sets.")
+@click.option("--faces", default="", help="A folder of faces, for 05 and 06 in place of --data.")
+@click.option("-p", "given", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter of all notebooks that have it, or of one: 02.rows.")
 @click.option("--out", default="", help="The folder for everything; by default _reproduce/PROFILE.")
 @json_option
-def _reproduce(profile, only, data, out, as_json):
+def _reproduce(profile, only, data, faces, given, out, as_json):
     """All experiment notebooks in order, by papermill.
 
     Executed notebooks go into OUT, runs into OUT/runs, tables and figures into OUT/figures. A notebook that is finished there, with the same parameters,
     is skipped; give the command again after an accident, and it goes on. A notebook that fails is left as NAME.failed.ipynb, the next ones still run, and
-    the exit code is 1. 05 and 06 are about faces, the others about photographs: give each --data of its own with --only.
+    the exit code is 1. With --profile strong, VGG16 has batch norm, training is in bf16 where the device has it, and 10 trains all its rows on --data:
+    the whole campaign, which takes days on two cores and goes on where it was cut off.
 
     \b
     wae reproduce --profile demo
     wae reproduce --profile small --only 02,03,07 --data ~/imagenette2
+    wae reproduce --profile strong --data ~/imagenette2 --faces ~/faces -p seeds 0,1,2,3,4
     """
     from wae_nb.lab.reproduce import reproduce
 
-    outcomes = reproduce(profile, out or f"_reproduce/{profile}", only, data, say=lambda line: click.echo(line, err=as_json), progress=sys.stderr.isatty())
+    how = dict(say=lambda line: click.echo(line, err=as_json), progress=sys.stderr.isatty(), faces=faces, given=dict(given))
+    outcomes = reproduce(profile, out or f"_reproduce/{profile}", only, data, **how)
     if as_json:
         show([vars(o) for o in outcomes], "", as_json)
     if any(o.state == "failed" for o in outcomes):
