@@ -146,8 +146,8 @@ class Report:
         contents = f'<details class="contents"><summary>Contents</summary>\n\n{_bullets(links)}\n\n</details>'
         return f'<div class="front">\n\n{picture}\n{_bullets(self.findings())}\n\n{contents}\n\n</div>\n'
 
-    def _linked(self, text: str, rows: dict[str, list[str]], named: dict[str, str] | None = None, times: bool = False) -> str:
-        "A table with links to its records: behind a row's title, a seed each; in a list below what is no row or has many."
+    def _linked(self, text: str, rows: dict[str, list[str]], named: dict[str, str] | None = None, times: bool = False) -> list[str]:
+        "A table with links to its records behind a row's title, a seed each; a folded list of what is no row or has many."
         below = []
         for title, names in rows.items():
             title = as_text((named or {}).get(title, title))
@@ -157,8 +157,7 @@ class Report:
                 text, found = re.subn(rf"(?m)^\| {re.escape(title)}(?= +\|)", rf"\g<0> <sup>{links}</sup>", text)
             below += [f"{title}: {links}"] if of and not found else []
         below += [f"times: [{r['name']}]({quote(self._timings[r['name']].as_posix())})" for r in self.costs if times and r]
-        lists = f'\n<details class="records"><summary>Records</summary>\n\n{_bullets(below)}\n\n</details>\n' if below else ""
-        return f"{text}{lists}"
+        return [text, f'<details class="records"><summary>Records</summary>\n\n{_bullets(below)}\n\n</details>\n' if below else ""]
 
     def table(
         self,
@@ -173,8 +172,8 @@ class Report:
             df, below = make_table(number, rows, c.backbone, *self.costs)
             names = {title: [r["name"] for r in rs] for title, rs in rows.items()}
             path = save_output(self.folder, f"table{number}-{c.data['name']}-{c.backbone}", df, below, names)
-            linked = self._linked(path.read_text(encoding="utf-8"), names, names_for(number, c.backbone), t.costs and c.backbone == t.backbone)
-            said.append(f"### {as_text(c.data['name'])}, {c.backbone}\n\n{linked}\n{_bullets(self._verdicts(number, c))}\n")
+            linked, below = self._linked(path.read_text(encoding="utf-8"), names, names_for(number, c.backbone), t.costs and c.backbone == t.backbone)
+            said.append(f"### {as_text(c.data['name'])}, {c.backbone}\n\n{linked}\n{_bullets(self._verdicts(number, c))}\n\n{below}")
         return "\n".join(said)
 
     def figure(
@@ -199,8 +198,8 @@ class Report:
                 out += [f"### {title}: {as_text(data)}, {backbone}\n"]
                 rows = text.with_suffix(".json")
                 rows = json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else {}
-                out += [self._linked(text.read_text(encoding="utf-8") if text.exists() else "", rows)]
-                out += [_picture(png)] if png.exists() else []
+                linked, below = self._linked(text.read_text(encoding="utf-8") if text.exists() else "", rows)
+                out += [linked, *[_picture(png)] * png.exists(), below]
         return "\n".join(out)
 
     def status(self) -> str:  # Markdown

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['site', 'broken_links', 'main']
 
-# %% ../../nbs/lib/lab/site.ipynb #0afe75af
+# %% ../../nbs/lib/lab/site.ipynb #1d176e6b
 import json
 import shutil
 import sys
@@ -15,10 +15,10 @@ from os.path import normpath, relpath
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from .page import document, page, relink, render, render_text
+from .page import as_html, document, page, relink, text_html
 from ..train.records import project_root
 
-# %% ../../nbs/lib/lab/site.ipynb #535b645b
+# %% ../../nbs/lib/lab/site.ipynb #96ff9f4c
 _FRONT = Path("README.md")
 _REPORT, _MADE_FROM = Path("figures/demo/report.html"), Path("nbs/09_report.ipynb")  # which as committed shows the demo's records
 _ABOVE = {"nbs/00_start_here.ipynb": "Start", "README.md#the-notebooks": "Notebooks", "README.md#the-library": "Library"}
@@ -47,10 +47,10 @@ def _body(root: Path, path: Path) -> str:  # HTML, with the links of the project
     "What the page of a notebook, a text or a folder shows."
     if (root / path).is_dir():
         files = sorted(p.name + "/" * p.is_dir() for p in (root / path).iterdir() if not p.name.startswith((".", "_")))
-        return render_text(f"# {path.as_posix()}\n\n" + "".join(f"- [{name}]({quote(name)})\n" for name in files))
+        return text_html(f"# {path.as_posix()}\n\n" + "".join(f"- [{name}]({quote(name)})\n" for name in files))
     if path == _FRONT:
-        return render_text(f"{(root / path).read_text(encoding='utf-8')}\n\n{_lists(root)}")
-    return render(root / path)
+        return text_html(f"{(root / path).read_text(encoding='utf-8')}\n\n{_lists(root)}")
+    return as_html(root / path)
 
 
 def _target(root: Path, path: Path) -> Path:
