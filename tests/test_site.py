@@ -1,6 +1,7 @@
 """The site: every notebook a page, every link of the real ones leads somewhere, and one that does not is named."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,8 @@ def test_the_real_site(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     out, notebooks = tmp_path / "out", [p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts]
     assert len(notebooks) > 80 and all((out / p.relative_to(ROOT)).with_suffix(".html").is_file() for p in notebooks)
+    results = re.findall(r"\]\((#.*?)\)", (ROOT / "figures/README.md").read_text())
+    assert len(results) > 80 and len(set(results)) == len(results)  # the second of a name has an anchor of its own
     report = (out / "figures/demo/report.html").read_text()
     assert report.count("<img") == report.count('src="data:image/') > 20
     for table in ("table1-imagenette-vgg16", "table6-faces-vgg16", "table7-faces-vgg16", "lambda-imagenette-vgg16"):

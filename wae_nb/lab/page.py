@@ -22,9 +22,9 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
-# %% ../../nbs/lib/lab/page.ipynb #8246ca87
+# %% ../../nbs/lib/lab/page.ipynb #9137bdde
 _HEADING = re.compile(r"<h([1-3])[^>]*? id=\"([^\"]*)\"[^>]*>(.*?)</h\1>", re.DOTALL)
-_SHORT = re.compile(r"(<td[^>]*>)([^<]{1,22})(</td>)")  # a cell that stays on one line
+_SHORT = re.compile(r"(<td[^>]*>)([^<]{1,22})( <sup>|</td>)")  # a cell that stays on one line
 _LIGHT = "--text: #1a1a1a; --ground: #fff; --soft: #f3f3f3; --line: #ccc; --link: #0550ae"
 _DARK = "--text: #ddd; --ground: #161616; --soft: #262626; --line: #444; --link: #7db7ff"
 _STYLE = """
@@ -34,7 +34,7 @@ _STYLE = """
 body { max-width: 62rem; margin: 0 auto; padding: 1rem; font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground) }
 h1, h2, h3, h4 { line-height: 1.25; margin: 1.8em 0 .6em; overflow-wrap: anywhere }
 h1 { font-size: 1.6rem } h2 { font-size: 1.3rem } h3 { font-size: 1.1rem } h4 { font-size: 1rem }
-main h1:first-of-type { margin-top: .4em }
+main > h1:first-of-type, main > .cell:first-of-type h1 { margin-top: .4em }
 a { color: var(--link) }
 sup { line-height: 1; white-space: nowrap; font-weight: normal } sup a { padding: 0 .15em; text-decoration: none }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: 13px; line-height: 1.3; margin: 1em 0; border: 0 }
