@@ -2,7 +2,7 @@
 # Each makes .venv and installs everything first; it needs Python 3.11 or newer, git and make.
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-paper report check-results notebooks clean
+.PHONY: demo test test-paper report site check-results notebooks clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -43,6 +43,11 @@ test-paper: $(VENV)/installed
 report: $(VENV)/installed
 	@$(PY) -c "from wae_nb.cli import main; main(prog_name='wae')" report --profile $(PROFILE) --figures $(FIGURES)
 
+# every notebook, README and the report as HTML pages in _site/, every link checked; needs no network to read
+site: $(VENV)/installed
+	@rm -rf _site
+	@$(PY) -m wae_nb.lab.site _site
+
 # one seed of three rows of Table 6, trained again and compared with the committed records: minutes
 check-results: $(VENV)/installed
 	$(PY) figures/check_results.py
@@ -55,4 +60,4 @@ notebooks: $(VENV)/installed
 	$(PY) figures/make_times.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) figures/*/report.html *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) _site figures/*/report.html *.egg-info .pytest_cache .ruff_cache

@@ -8,7 +8,7 @@ from setuptools import setup
 cfg = ConfigParser(delimiters=["="])
 cfg.read(Path(__file__).with_name("settings.ini"), encoding="utf-8")
 s = cfg["DEFAULT"]
-named = {"notebooks": "notebook", "engines": "engine"} | {n: n for n in ("ncnn", "pruning", "quantise", "tensorboard", "timm")}
+named = {"notebooks": "notebook", "engines": "engine"} | {n: n for n in ("ncnn", "pruning", "quantise", "site", "tensorboard", "timm")}
 extras = {name: s[f"{part}_requirements"].split() for name, part in named.items()}
 setup(
     version=s["version"],

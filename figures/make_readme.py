@@ -97,13 +97,20 @@ def section(folder: Path) -> tuple[list[str], list[str]]:
     return headings, lines
 
 
+def anchor(heading: str, seen: dict[str, int]) -> str:
+    """As code hosts make it: the second of a name gets a number."""
+    name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+    seen[name] = n = seen.get(name, -1) + 1
+    return f"{name}-{n}" if n else name
+
+
 def readme() -> str:
     folders = sorted(p for p in FIGURES.iterdir() if p.is_dir() and any(p.glob("*.md")))
-    contents, body = [], []
+    contents, body, seen = [], [], {}
     for folder in folders:
         headings, lines = section(folder)
-        anchor = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
-        contents += ["", f"**[{folder.name}](#{folder.name})**: " + " · ".join(f"[{h}](#{a})" for h, a in zip(headings, anchor))]
+        first, *others = [anchor(h, seen) for h in (folder.name, *headings)]  # in the order of the page
+        contents += ["", f"**[{folder.name}](#{first})**: " + " · ".join(f"[{h}](#{a})" for h, a in zip(headings, others))]
         kept = ["", f"Records: [{folder.name}/records]({folder.name}/records)."] if (folder / "records").is_dir() else []
         body += ["", f"## {folder.name}", *kept, *lines]
     return "\n".join([INTRO, *contents, *body]) + "\n"

@@ -13,9 +13,10 @@ from conftest import ROOT, run_notebook
 from test_figures import regenerated
 
 from wae_nb.lab.experiment import Experiment
+from wae_nb.lab.page import page
 from wae_nb.lab.paper import FIGURES, TABLES
 from wae_nb.lab.profiles import PROFILES
-from wae_nb.lab.report import Report, page
+from wae_nb.lab.report import Report
 from wae_nb.train.records import RecordError, digest
 
 TABLE = re.compile(r"table(\d)-.*")

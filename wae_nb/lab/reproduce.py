@@ -167,10 +167,11 @@ def write_report(
     nbs: str | Path | None = None,  # as in `choose_notebooks`
 ) -> tuple[Path, str]:  # the page, and what is wrong, in a line: "" if nothing is
     "Every table from the records, and one page that opens without a network; where there are none, what is missing and the commands that fill it."
-    from wae_nb.lab.report import page
-
     check_profile(profile)
     (notebook,) = choose_notebooks("09", nbs)
+    check_installed("a report", (*NOTEBOOK_NEEDS, "nbconvert"), "notebooks")
+    from wae_nb.lab.page import page
+
     folder = Path(figures_dir or project_root() / "figures").expanduser()
     if not folder.is_dir():
         raise ValueError(f"figures_dir={str(folder)!r} is not a folder; name the one with a folder of records for each profile")
