@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 DEMO := _demo
-PROFILE ?= demo
+PROFILE ?= strong
 FIGURES ?= figures
 
 $(VENV)/installed: settings.ini setup.py pyproject.toml
@@ -39,7 +39,7 @@ test: $(VENV)/installed
 test-paper: $(VENV)/installed
 	$(PY) -m pytest -m slow -s
 
-# every table from the records, PROFILE=demo, small or paper; fails where a record is refused, after the page is written
+# every table from the records, PROFILE=strong, demo, small or paper; fails where a record is refused, after the page is written
 report: $(VENV)/installed
 	@$(PY) -c "from wae_nb.cli import main; main(prog_name='wae')" report --profile $(PROFILE) --figures $(FIGURES)
 

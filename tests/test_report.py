@@ -259,3 +259,18 @@ def test_a_size_that_is_not_the_profiles_is_in_the_names(tmp_path):
         exp = Experiment("smoke", "vgg16", "", 0, kind="photos", runs_dir=tmp_path, figures_dir=tmp_path / str(size), progress=False, image_size=size)
         exp.save("norm", pd.DataFrame({"a": [1]}))
         assert (tmp_path / str(size) / "smoke" / name).exists()
+
+
+def test_tables_of_other_sizes_and_past_the_paper(tmp_path):
+    """What a notebook wrote at another size than the profile's is shown with its size, the largest first, unless a record is gone; the front is the largest."""
+    folder = tmp_path / "figures"
+    shutil.copytree(ROOT / "figures/strong", folder / "strong")
+    report = Report("strong", folder, draws=10)
+    said = report.beyond()
+    heads = [f"### Rows past the paper: accuracy against operations: imagenette, vgg16_bn, {px} px" for px in (128, 64)]
+    assert 0 < said.index(heads[0]) < said.index(heads[1])
+    assert "ideas-ms-128px-imagenette-vgg16_bn.png" in report.front() and "- past the paper, vgg16_bn: Of " in report.front()
+    assert "### imagenette, vgg16_bn, 32 px" in report.table(3)
+    (first, *_) = json.loads((folder / "strong/table3-32px-imagenette-vgg16_bn.json").read_text())["cA"]
+    (folder / f"strong/records/{first}.json").unlink()
+    assert "32 px" not in Report("strong", folder, draws=10).table(3)

@@ -70,8 +70,8 @@ def test_the_real_site(tmp_path):
     assert len(notebooks) > 80 and all((out / p.relative_to(ROOT)).with_suffix(".html").is_file() for p in notebooks)
     results = re.findall(r"\]\((#.*?)\)", (ROOT / "figures/README.md").read_text())
     assert len(results) > 80 and len(set(results)) == len(results)  # the second of a name has an anchor of its own
-    report = (out / "figures/demo/report.html").read_text()
-    assert report.count("<img") == report.count('src="data:image/') > 20
-    for table in ("table1-imagenette-vgg16", "table6-faces-vgg16", "table7-faces-vgg16", "lambda-imagenette-vgg16"):
-        for name in {n for names in json.loads((ROOT / f"figures/demo/{table}.json").read_text()).values() for n in names}:
-            assert f'href="records/{name}.json"' in report and (out / f"figures/demo/records/{name}.json").is_file(), (table, name)
+    report = (out / "figures/strong/report.html").read_text()
+    assert report.count("<img") == report.count('src="data:image/') > 2
+    for table in ("table1-imagenette-vgg16_bn", "table3-32px-imagenette-vgg16_bn", "table6-demo-faces-vgg16_bn", "lambda-32px-imagenette-vgg16_bn"):
+        for name in {n for names in json.loads((ROOT / f"figures/strong/{table}.json").read_text()).values() for n in names}:
+            assert f'href="records/{name}.json"' in report and (out / f"figures/strong/records/{name}.json").is_file(), (table, name)

@@ -148,7 +148,7 @@ def _export(run, to, out, int8, data, as_json):
 
 # %% ../nbs/lib/cli.ipynb #772363ad
 @main.command("report")
-@click.option("--profile", default="demo", show_default=True, help="demo, strong, small or paper.")
+@click.option("--profile", default="strong", show_default=True, help="strong, demo, small or paper.")
 @click.option("--figures", default="", help="The folder with a folder of records for each profile; by default the checkout's figures/.")
 @json_option
 def _report(profile, figures, as_json):

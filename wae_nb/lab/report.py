@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from .beyond import against_resized, in_all, tasks_of
 from .cells import Collection, collections, expected
 from .experiment import save_output
 from .paper import FIGURES, TABLES
@@ -43,7 +44,14 @@ BEYOND = {  # files that the notebooks write beside the paper's tables → what 
     "snr": "Signal and noise in the sub-images",
     "averaging": "Averaging, or the auto-encoder?",
     "noise-norm": "Noise, with and without the BatchNorm on the sub-images",
+    "energy": "Whose energy is kept small",
+    "ideas-ms": "Rows past the paper: accuracy against measured speed-up",
+    "ideas": "Rows past the paper: accuracy against operations",
+    "ideas-pruned": "Rows past the paper, pruned",
+    "ideas-noise": "Rows past the paper, under noise",
+    "ideas-groups": "Where accuracy is lost, by how much detail an image has",
 }
+_FRONT = ("tradeoff-openvino", "tradeoff-fused", "tradeoff-compile", "ideas-ms")  # of them, pictures that a reader wants first
 _RECORD = re.compile(r"-seed(\d+)-[0-9a-f]+(?:-(int8|time))?")  # in a record's name: the seed, and what was done with the run
 _UNTIMED = "nothing to time at full size: which channels stay is known for trained networks alone"
 
@@ -126,6 +134,9 @@ class Report:
     def findings(self) -> list[str]:
         "A sentence for each of the paper's networks: the first comparison of its first table, on the data with the most test images."
         out, first = [], {(t.kind, t.backbone): n for n, t in reversed(TABLES.items()) if not t.noise}
+        for backbone in sorted({c.backbone for c in self.collections}):
+            if tasks := {t: rows for t, rows in tasks_of(self.frame, self.profile, backbone).items() if against_resized(rows)}:
+                out.append(f"past the paper, {backbone}: {in_all(tasks)}")
         for number in sorted(first.values()):
             for c in sorted(self._filling(number), key=lambda c: -c.data.get("test", 0)):
                 if said := self._verdicts(number, c)[:1]:
@@ -139,12 +150,17 @@ class Report:
     def front(self) -> str:  # Markdown
         "What a reader wants first: the picture of accuracy against speed-up, the findings, the contents."
         by_size = sorted(self.collections, key=lambda c: -c.data.get("test", 0))
-        pictures = [self.folder / f"{name}-{c.data['name']}-{c.backbone}.png" for c in by_size for name in BEYOND if name.startswith("tradeoff")]
+        pictures = [self.folder / f"{stem}.png" for c in by_size for name in _FRONT for stem in self._stems(name, c.data["name"], c.backbone)]
         picture = next((_picture(p) for p in pictures if p.exists() and p.stem not in self.stale), "")
         links = [f"[Table {n}](#table{n}): {t.caption}" for n, t in TABLES.items()] + [f"[Figure {n}](#figure{n}): {f.title}" for n, f in FIGURES.items()]
         links += ["[Beyond the paper](#beyond)", "[What is measured and what is missing](#missing)"]
         contents = f'<details class="contents"><summary>Contents</summary>\n\n{_bullets(links)}\n\n</details>'
         return f'<div class="front">\n\n{picture}\n{_bullets(self.findings())}\n\n{contents}\n\n</div>\n'
+
+    def _stems(self, name: str, data: str, backbone: str) -> list[str]:
+        "The files of a name, without an ending: at the profile's size, and at others, the largest first."
+        sized = {re.fullmatch(rf"{re.escape(name)}-(\d+)px-{re.escape(f'{data}-{backbone}')}", p.stem) for p in self.folder.glob(f"{name}-*.*")}
+        return [f"{name}-{data}-{backbone}", *sorted({m[0] for m in sized if m}, key=lambda s: -int(s.removeprefix(f"{name}-").partition("px-")[0]))]
 
     def _linked(self, text: str, rows: dict[str, list[str]], named: dict[str, str] | None = None, times: bool = False) -> list[str]:
         "A table with links to its records behind a row's title, a seed each; a folded list of what is no row or has many."
@@ -174,7 +190,7 @@ class Report:
             path = save_output(self.folder, f"table{number}-{c.data['name']}-{c.backbone}", df, below, names)
             linked, below = self._linked(path.read_text(encoding="utf-8"), names, names_for(number, c.backbone), t.costs and c.backbone == t.backbone)
             said.append(f"### {as_text(c.data['name'])}, {c.backbone}\n\n{linked}\n{_bullets(self._verdicts(number, c))}\n\n{below}")
-        return "\n".join(said)
+        return "\n".join([*said, *self._written(f"table{number}", "", usual=False)])
 
     def figure(
         self,
@@ -188,19 +204,22 @@ class Report:
 
     def beyond(self) -> str:  # Markdown
         "What the notebooks measured beyond the paper, as they wrote it."
-        out, stale = ['<a id="beyond"></a>\n'], self.stale
-        for name, title in BEYOND.items():
-            for data, backbone in dict.fromkeys((c.data["name"], c.backbone) for c in self.collections):
-                stem = f"{name}-{data}-{backbone}"
-                text, png = self.folder / f"{stem}.md", self.folder / f"{stem}.png"
-                if stem in stale or not (text.exists() or png.exists()):
-                    continue
-                out += [f"### {title}: {as_text(data)}, {backbone}\n"]
-                rows = text.with_suffix(".json")
-                rows = json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else {}
-                linked, below = self._linked(text.read_text(encoding="utf-8") if text.exists() else "", rows)
-                out += [linked, *[_picture(png)] * png.exists(), below]
-        return "\n".join(out)
+        return "\n".join(['<a id="beyond"></a>\n', *(line for name, title in BEYOND.items() for line in self._written(name, f"{title}: "))])
+
+    def _written(self, name: str, title: str, usual: bool = True) -> list[str]:
+        "What the notebooks wrote under a name, for each data set, backbone and size, with the profile's own size or without."
+        out, stale, known = [], self.stale, dict.fromkeys((c.data["name"], c.backbone) for c in self.collections)
+        for data, backbone, stem in ((*k, stem) for k in known for stem in self._stems(name, *k)[not usual :]):
+            text, png = self.folder / f"{stem}.md", self.folder / f"{stem}.png"
+            if stem in stale or not (text.exists() or png.exists()):
+                continue
+            size = stem.removeprefix(f"{name}-").removesuffix(f"{data}-{backbone}").rstrip("-").replace("px", " px")
+            out += [f"### {title}{', '.join(filter(None, (as_text(data), backbone, size)))}\n"]
+            rows = text.with_suffix(".json")
+            rows = json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else {}
+            linked, below = self._linked(text.read_text(encoding="utf-8") if text.exists() else "", rows)
+            out += [linked, *[_picture(png)] * png.exists(), below]
+        return out
 
     def status(self) -> str:  # Markdown
         "How many records there are, which files are refused and why, and which tables are left as they are."

@@ -20,7 +20,7 @@ from ..train.records import project_root
 
 # %% ../../nbs/lib/lab/site.ipynb #96ff9f4c
 _FRONT = Path("README.md")
-_REPORT, _MADE_FROM = Path("figures/demo/report.html"), Path("nbs/09_report.ipynb")  # which as committed shows the demo's records
+_REPORT, _MADE_FROM = Path("figures/strong/report.html"), Path("nbs/09_report.ipynb")  # which as committed shows these records
 _ABOVE = {"nbs/00_start_here.ipynb": "Start", "README.md#the-notebooks": "Notebooks", "README.md#the-library": "Library"}
 _ABOVE = {"README.md": "wae_nb"} | _ABOVE | {"figures/README.md": "Results", _REPORT.as_posix(): "Report"}
 
