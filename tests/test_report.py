@@ -241,7 +241,7 @@ def test_make_report(faces):
     """A refused record: the page is there and says so, the command fails in one line."""
     shutil.copy(ROOT / "figures/demo/figure3-demo-photos-vgg16.png", faces / "demo/figure3-odd &name-vgg16.png")
     path, reason = edited(faces)
-    command = ["make", "-o", f"{sys.prefix}/installed", "report", f"VENV={sys.prefix}", f"FIGURES={faces}"]
+    command = ["make", "-o", f"{sys.prefix}/installed", "report", f"VENV={sys.prefix}", f"FIGURES={faces}", "PROFILE=demo"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert any(line.startswith("Error: RecordError: 1 refused: ") and path.name in line and reason in line for line in done.stderr.splitlines())
