@@ -190,14 +190,14 @@ def test_report(tmp_path):
     some = sorted((ROOT / "figures/demo/records").glob("half-vgg16-*.json"))[:2]
     for path in some:
         shutil.copy(path, records)
-    done = wae("report", "--figures", tmp_path, "--json")
+    done = wae("report", "--profile", "demo", "--figures", tmp_path, "--json")
     assert done.exit_code == 0, done.stderr
     page = Path(json.loads(done.stdout)["page"])
     assert page == tmp_path / "demo/report.html" and "Table 6" in page.read_text(encoding="utf-8")
     changed = records / some[0].name
     changed.write_text(changed.read_text().replace('"seed": ', '"seed": 9', 1))
     page.unlink()
-    done = wae("report", "--figures", tmp_path)
+    done = wae("report", "--profile", "demo", "--figures", tmp_path)
     assert done.exit_code == 1 and page.exists() and some[0].name in done.stderr and "was changed after it was written" in done.stderr
 
 

@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 import wae_nb
+from wae_nb.convert import targets
 from wae_nb.convert.targets import TARGETS, export
 from wae_nb.data.batches import crop
 from wae_nb.data.decode import read_image
 from wae_nb.data.sets import pack_size
-from wae_nb.deploy import targets
 from wae_nb.method.classifier import build
 
 CLASSES = ["tench", "English springer", "cassette player", "chain saw", "Kirche", "Waldhorn", "gas\u00a0pump", "Müllwagen", "golf ball", "parachute"]
