@@ -23,7 +23,7 @@ from .profiles import PROFILES
 from .records import read_all, records
 from .tables import as_text, comparisons, make_table, names_for, quoted_timing
 from .costs import cost_table, read_timing
-from .timing import timed_rows
+from .timing import UNTIMED, timed_rows
 from ..train.records import RecordError, project_root
 
 # %% ../../nbs/lib/lab/report.ipynb #b9383098
@@ -53,7 +53,6 @@ BEYOND = {  # files that the notebooks write beside the paper's tables → what 
 }
 _FRONT = ("tradeoff-openvino", "tradeoff-fused", "tradeoff-compile", "ideas-ms")  # of them, pictures that a reader wants first
 _RECORD = re.compile(r"-seed(\d+)-[0-9a-f]+(?:-(int8|time))?")  # in a record's name: the seed, and what was done with the run
-_UNTIMED = "nothing to time at full size: which channels stay is known for trained networks alone"
 
 
 def _picture(path: Path) -> str:
@@ -111,7 +110,7 @@ class Report:
         same = dict(table=f"Table {number}", data="costs", backbone="")
         out = []
         for column in [c for c in df if c.endswith("measured")]:
-            fill = {row: by[column[:3]] if row in timed else _UNTIMED for row in df.index}
+            fill = {row: by[column[:3]] if row in timed else UNTIMED for row in df.index}
             of = same | {"column": column.removesuffix(", measured")}
             out += [of | {"row": r, "measured": said != "–", "filled by": fill[r]} for r, said in df[column].items()]
         return out
@@ -249,7 +248,7 @@ class Report:
             for (data, backbone, by), mine in cells.groupby(["data", "backbone", "filled by"], sort=False):
                 each = mine.groupby("row", sort=False)["column"].agg(", ".join).reset_index().groupby("column", sort=False)["row"].agg(", ".join)
                 said = "; ".join(f"{column} of {row}" if column else row for column, row in each.items())
-                out.append(f"- **{', '.join(filter(None, (as_text(data), backbone)))}**: {said}: {by if by == _UNTIMED else f'`{by}`'}")
+                out.append(f"- **{', '.join(filter(None, (as_text(data), backbone)))}**: {said}: {by if by == UNTIMED else f'`{by}`'}")
             out.append("" if len(cells) else "nothing\n")
         return "\n".join(out)
 

@@ -156,7 +156,7 @@ def reproduce(
             raise ValueError(f"{name}={given[name]!r}: no chosen notebook has this parameter; wae reproduce --help says how to name one")
     outcomes = []
     for notebook, own in each.items():
-        outcomes.append(run_notebook(notebook, out / notebook.name, own | places, progress))
+        outcomes.append(run_notebook(notebook, out / notebook.name, places | own, progress))
         say(str(outcomes[-1]))
     return outcomes
 

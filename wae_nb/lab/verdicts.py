@@ -21,7 +21,7 @@ from .paper import TABLES
 from .records import records
 from .statistics import holm, needed, verdict
 from .tables import as_text
-from .timing import timed_rows
+from .timing import UNTIMED, timed_rows
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f0ec89c5
 LEVEL = 0.05  # of all claims together
@@ -72,9 +72,6 @@ def to_say_it(
     return f"about {' or '.join(ways)} would say it" if ways else "neither more seeds nor more test images alone would say it"
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
-_NEVER_TIMED = "nothing to time at full size: which channels stay is known for trained networks alone"
-
-
 def fills(
     test: Accuracy | Speed | Operations | SubImages,
 ) -> str:
@@ -86,7 +83,7 @@ def fills(
     if isinstance(test, SubImages):
         return f"papermill nbs/{'02_imagenet_vgg16' if test.what == 'likeness' else '01_decomposition'}.ipynb out.ipynb"
     if isinstance(test, Speed) and not {test.row, test.than} - {""} <= {*timed_rows(TABLES[test.number].backbone).values()}:
-        return _NEVER_TIMED
+        return UNTIMED
     return f"papermill nbs/04_timing.ipynb out.ipynb{' -p device cuda' * (getattr(test, 'device', '') == 'gpu')}"
 
 
