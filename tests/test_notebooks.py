@@ -165,7 +165,7 @@ def test_the_competition_alone(tmp_path):
 @pytest.mark.parametrize(
     "name, given, message",
     [
-        ("02_imagenet_vgg16", dict(backbone="vgg19", rows="plain,thinet-gap"), "backbone='vgg19': 'thinet-gap' is a structure of vgg16"),
+        ("02_imagenet_vgg16", dict(backbone="vgg19", rows="plain,thinet-gap"), "backbone='vgg19': 'thinet-gap' is a structure of vgg16 and vgg16_bn"),
         ("03_imagenet_resnet50", dict(backbone="resnext50_32x4d", rows="plain,thinet-30"), "backbone='resnext50_32x4d': 'thinet' has a rule for"),
     ],
     ids=["structure", "grouped"],

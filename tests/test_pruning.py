@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from test_timing import difference, trained_like
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.vgg import make_layers
 
 from wae_nb.convert.folding import fold
 from wae_nb.data.batches import crop
@@ -34,13 +35,13 @@ from wae_nb.measure.machine import has_bf16
 from wae_nb.method.classifier import DecomposedClassifier, build
 from wae_nb.method.decomposers import Identity
 from wae_nb.prune.pruners import PRUNERS, Pruner, PruneStep
-from wae_nb.prune.structures import thinet
+from wae_nb.prune.structures import _CONV, _TINY, thinet
 from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_layers, remove_channels
 from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
 from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice, thinet_layers
 from wae_nb.train import pruning, runs
 from wae_nb.train.recipes import Distill, PruneRecipe, StageRecipe, paper_recipe, strong_recipe
-from wae_nb.train.runs import finished_run, get_or_train
+from wae_nb.train.runs import finished_run, get_or_train, network_of
 from wae_nb.train.specs import RunSpec
 
 
@@ -439,6 +440,22 @@ def test_published_without_fully_connected_layers(structure, count, millions):
     assert net.low_net(torch.empty(1, 3, 224, 224, device="meta")).shape[2:] == (14, 14)
 
 
+@pytest.mark.parametrize("structure, widths", [("gap", _CONV), ("tiny", _TINY)])
+def test_structures_with_batch_norms(structure, widths):
+    """With batch norms, a structure's convolutions are torchvision's VGG of the same widths, and a spec of vgg16_bn has them."""
+    theirs = make_layers([v if v == "M" else v // 4 for v in widths], batch_norm=True).eval()
+    for m in theirs.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.running_mean)
+            nn.init.uniform_(m.running_var, 0.5, 2)
+    ours = network_of(RunSpec(f"thinet-{structure}", "vgg16_bn", "data", paper_recipe(), image_size=64, width=0.25), 5).low_net.eval()
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(ours(image), theirs(image))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network_of(RunSpec(f"thinet-{structure}", "vgg16", "data", paper_recipe()), 5).modules())
+
+
 @pytest.mark.parametrize("backbone", ["vgg16", "vgg11_bn", "resnet18", "resnet50"])
 def test_whole_network_stays(backbone):
     """Keeping everything changes no bit of the scores."""
@@ -710,8 +727,8 @@ def test_specs_that_cannot_be():
         (("thin", "resnet18"), dict(keep=0.5), "method='thin' is unknown; use one of"),
         (("thinet", "resnet18"), dict(keep=0.5, stage=1), "stage=1: method 'thinet' has one stage, 0"),
         (("thinet", "resnet19"), dict(keep=0.5), "backbone='resnet19' is unknown"),
-        (("thinet-gap", "resnet50"), {}, "backbone='resnet50': 'thinet-gap' is a structure of vgg16"),
-        (("thinet-gap", "vgg16_bn"), {}, "backbone='vgg16_bn': 'thinet-gap' is a structure of vgg16"),
+        (("thinet-gap", "resnet50"), {}, "backbone='resnet50': 'thinet-gap' is a structure of vgg16 and vgg16_bn; prune"),
+        (("thinet-gap", "vgg19_bn"), {}, "backbone='vgg19_bn': 'thinet-gap' is a structure of vgg16 and vgg16_bn; prune"),
         (("taylor", "vgg16"), dict(keep=0.5, base="wavelet"), "base='wavelet': taylor, thinet prune one network, trained in one stage: plain, half"),
         (("taylor", "vgg16"), dict(keep=0.5, base="wae"), "base='wae': taylor, thinet prune one network"),
         (("plain", "vgg16"), dict(base="half"), "base='half': taylor, thinet prune"),

@@ -62,7 +62,7 @@ class Structure:
 
     title: str  # as in the paper's tables
     structure: str  # as in `THINET`
-    backbone: str = "vgg16"  # that it was pruned from
+    backbones: tuple[str, ...] = ("vgg16", "vgg16_bn")  # that it was pruned from, and the same with batch norms
     tables: tuple[int, ...] = (2,)  # of the paper, that have it as a row
 
 
@@ -92,7 +92,7 @@ def has_rule(
 ) -> bool:
     "Whether a method knows what to do with a backbone: a structure with its own, a way to prune with families that are not grouped."
     if method in STRUCTURES:
-        return backbone == STRUCTURES[method].backbone
+        return backbone in STRUCTURES[method].backbones
     return method not in PRUNERS or family(backbone).prunable
 
 
@@ -105,7 +105,7 @@ def check_rule(
         return
     if method in STRUCTURES:
         others = " or ".join(map(repr, PRUNERS))
-        raise ValueError(f"backbone={backbone!r}: {method!r} is a structure of {STRUCTURES[method].backbone}; prune others with {others}")
+        raise ValueError(f"backbone={backbone!r}: {method!r} is a structure of {' and '.join(STRUCTURES[method].backbones)}; prune others with {others}")
     able = ", ".join(p for f in FAMILIES.values() if f.prunable for p in f.prefixes)
     raise ValueError(f"backbone={backbone!r}: {method!r} has a rule for the families {able} alone")
 

@@ -19,14 +19,14 @@ _TINY = (16, 16, "M", 32, 32, "M", 64, 64, 64, "M", 128, 128, 128, "M", 128, 128
 THINET = {"conv": "ThiNet-Conv", "gap": "ThiNet-GAP", "tiny": "ThiNet-Tiny", "70": "ThiNet-70", "50": "ThiNet-50", "30": "ThiNet-30"}
 
 
-def _plain_convs(widths) -> nn.Sequential:
+def _plain_convs(widths, batch_norm: bool = False) -> nn.Sequential:
     "VGG's convolutions with these channel counts; M is a pooling."
     layers, c = [], 3
     for w in widths:
         if w == "M":
             layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
         else:
-            layers += [nn.Conv2d(c, w, 3, 1, 1), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(c, w, 3, 1, 1), *[nn.BatchNorm2d(w)] * batch_norm, nn.ReLU(inplace=True)]
             c = w
     return nn.Sequential(*layers)
 
@@ -50,6 +50,7 @@ def thinet(
     image_size: int = 224,  # pixels, ≥ 32; "conv" takes this size alone
     width: float = 1.0,  # of every layer, > 0; 0.25 is a quarter of the channels
     init: str = "xavier",  # of the weights, "xavier" or "kaiming"
+    batch_norm: bool = False,  # whether one follows each of VGG's convolutions, as in torchvision's `vgg16_bn`; ResNet-50 has its own
 ) -> DecomposedClassifier:  # with fresh weights
     "A network of ThiNet's published structure (Luo et al. 2017). Raises `ValueError` naming the argument that cannot work."
     if structure not in THINET:
@@ -60,14 +61,14 @@ def thinet(
         raise ValueError(f"width={width!r}: use a number above 0, for instance 1 or 0.25")
     size, end = None, [c if c == "M" else max(round(c * width), 1) for c in (_TINY if structure == "tiny" else _CONV)]
     if structure == "conv":
-        net, size = nn.Sequential(*_plain_convs(end), nn.MaxPool2d(2, 2, ceil_mode=True)), image_size
+        net, size = nn.Sequential(*_plain_convs(end, batch_norm), nn.MaxPool2d(2, 2, ceil_mode=True)), image_size
         head = flat_head(end[-1] * (-(-image_size // 32)) ** 2, max(round(4096 * width), 1), num_classes)
     elif structure in ("gap", "tiny"):
-        net, head = _plain_convs(end), pooled_head(end[-1], num_classes)
+        net, head = _plain_convs(end, batch_norm), pooled_head(end[-1], num_classes)
     else:
         net = _thin_bottlenecks(int(structure) / 100, width)
         head = pooled_head(net.layer4[-1].conv3.out_channels, num_classes)
     out = DecomposedClassifier(Identity(), init_(net, init), init_(head, init), norm_low=Scale(), image_size=size)
-    asked = dict(structure=structure, num_classes=num_classes, image_size=image_size, width=width, init=init)
+    asked = dict(structure=structure, num_classes=num_classes, image_size=image_size, width=width, init=init, batch_norm=batch_norm)
     out.config = dict(made_by="thinet", arguments=asked, decomposer="Identity")
     return out

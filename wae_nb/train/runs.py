@@ -109,7 +109,8 @@ def network_of(
         return WAE()
     r = spec.recipe
     if spec.method in STRUCTURES:
-        return thinet(STRUCTURES[spec.method].structure, num_classes, spec.image_size, spec.width, r.init)
+        normed = spec.backbone.endswith("_bn")
+        return thinet(STRUCTURES[spec.method].structure, num_classes, spec.image_size, spec.width, r.init, normed)
     method = spec.base if spec.pruned else spec.method  # pruned networks take their shapes later
     return build(method, spec.backbone, num_classes, spec.image_size, spec.width, dropout=r.dropout, sub_norm=r.sub_norm, init=r.init, head=spec.head)
 
