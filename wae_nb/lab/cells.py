@@ -53,7 +53,8 @@ class Collection:
         if not has_rule(of.method, self.backbone) or self.frame.empty:
             return []
         size = PROFILES[self.kind][self.profile]
-        recipe, shared = size.recipe(self.backbone, self.data["train"]), (of.stage, image_size or size.image_size, size.width, of.keep, size.head)
+        px = image_size or size.pixels(self.data["name"])
+        recipe, shared = size.recipe(self.backbone, self.data["train"]), (of.stage, px, size.width, of.keep, size.head)
         specs = [RunSpec(of.method, self.backbone, self.data["checksum"], recipe, seed, *shared) for seed in self.seeds]
         return [self.found[key] for spec in specs if (key := (kind, fingerprint_of(spec))) in self.found]
 

@@ -86,12 +86,11 @@ class Experiment:
         check_processes(num_processes)
         self.num_processes = num_processes
         self.profile, self.backbone, self.seeds = profile, backbone, numbers(seeds, "seeds", int)
-        self.size = PROFILES[kind][profile]
-        self.at = ""  # in the names of tables and figures: a size that is not the profile's
-        if image_size:
-            check_image_size(image_size)
-            self.at = f"{image_size}px-" if image_size != self.size.image_size else self.at
-            self.size = replace(self.size, image_size=image_size)
+        size = PROFILES[kind][profile]
+        usual = size.pixels("" if data_root else f"demo-{kind}")
+        check_image_size(image_size or usual)
+        self.at = f"{image_size}px-" if image_size not in (0, usual) else ""  # in the names of tables and figures: a size that is not the profile's
+        self.size = replace(size, image_size=image_size or usual)
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)

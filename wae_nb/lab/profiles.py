@@ -21,6 +21,14 @@ class Profile:
     recipe: Callable[[str, int], Recipe]  # called with the backbone's name and the number of training images
     demo_shape: tuple[int, int] | None = None  # classes and pictures of each, of the demo set; None for all
     head: str = ""  # as in `build`
+    demo_size: int = 0  # of the embedded pictures' crops, pixels; 0 for `image_size`
+
+    def pixels(
+        self,
+        data: str,  # the name of a data set
+    ) -> int:
+        "The side of its crops."
+        return self.demo_size if self.demo_size and data.startswith("demo-") else self.image_size
 
 
 def _demo(backbone: str, n: int) -> Recipe:
@@ -59,7 +67,7 @@ def _smoke(backbone: str, n: int) -> Recipe:
 # what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
 PROFILES = {
     "faces": {"demo": Profile(64, 0.25, _demo), "strong": Profile(64, 0.25, _strong_faces, head="pooled"), "small": Profile(128, 1.0, _small_faces)},
-    "photos": {"demo": Profile(128, 0.25, _demo_photos), "strong": Profile(128, 0.25, _strong_photos, head="pooled"), "small": Profile(224, 1.0, _small)},
+    "photos": {"demo": Profile(128, 0.25, _demo_photos), "strong": Profile(128, 0.25, _strong_photos, head="pooled", demo_size=64), "small": Profile(224, 1.0, _small)},
 }
 for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
     _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}
