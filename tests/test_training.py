@@ -2,6 +2,10 @@
 
 import gc
 import json
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -207,3 +211,31 @@ def test_kinds_and_rates():
     assert RunSpec("I_L", "vgg16", "data", paper_recipe(), stage=1).kind == "decomposition"
     rates = {b: paper_recipe(b).classify.lr for b in ("vgg11_bn", "resnet18", "resnext50_32x4d", "wide_resnet50_2")}
     assert list(rates.values()) == [0.01, 0.1, 0.1, 0.1] and classifier.METHODS is METHODS
+
+
+CLEARED = """
+import resource, sys, torch
+from wae_nb.train.engine import kept_memory
+
+def cleared(size=2**26):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(size // 4)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / size
+
+out = [cleared()]
+for _ in range(2):
+    with kept_memory():
+        out += [cleared()]
+    out += [cleared()]
+print(*map(round, out))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("theirs, expected", [({}, "5 1 5 1 5"), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, "5 5 5 5 5")])
+def test_memory_is_kept_while_a_stage_is_trained(theirs, expected):
+    """By the pages that the system had to clear for five blocks of 64 MB, before, within and after; what the environment says stays."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | theirs
+    done = subprocess.run([sys.executable, "-c", CLEARED], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == expected, done.stderr[-2000:]

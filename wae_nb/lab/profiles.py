@@ -67,7 +67,11 @@ def _smoke(backbone: str, n: int) -> Recipe:
 # what the pictures show → profile: photographs need twice the pixels of faces for sub-images that a network can read
 PROFILES = {
     "faces": {"demo": Profile(64, 0.25, _demo), "strong": Profile(64, 0.25, _strong_faces, head="pooled"), "small": Profile(128, 1.0, _small_faces)},
-    "photos": {"demo": Profile(128, 0.25, _demo_photos), "strong": Profile(128, 0.25, _strong_photos, head="pooled", demo_size=64), "small": Profile(224, 1.0, _small)},
+    "photos": {
+        "demo": Profile(128, 0.25, _demo_photos),
+        "strong": Profile(128, 0.25, _strong_photos, head="pooled", demo_size=64),
+        "small": Profile(224, 1.0, _small),
+    },
 }
 for _kind, _profiles in PROFILES.items():  # "smoke": does it run at all?
     _profiles |= {"paper": Profile(224, 1.0, _paper), "smoke": Profile(32, 0.125, _smoke, (4, 16 if _kind == "photos" else 10))}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
-from .engine import deterministic, Engine, synchronised, written_gradients
+from .engine import deterministic, Engine, kept_memory, synchronised, written_gradients
 from .interrupts import Interrupts
 from .recipes import StageRecipe
 from .stage import Training
@@ -47,6 +47,7 @@ def fit(
         with (
             bar,
             written_gradients(task) if t.acc.device.type == "cpu" else nullcontext(),
+            kept_memory() if t.acc.device.type == "cpu" else nullcontext(),
             synchronised(task, t.acc.device) if several and engine.sync_batchnorm else nullcontext(),
         ):
             while not t.over:
