@@ -233,7 +233,7 @@ def test_no_block_of_another_kind(page):
         assert page == "CONTRIBUTING.md" and re.search(r"^ (\w+)[^\n]*\n\+    (?:\"?\w+\"?): (\w+)\(", text, re.MULTILINE)
 
 
-SMALL = {'"resnet50"': '"resnet18"', '"paper"': '"smoke"', '"demo"': '"smoke"', '"vgg16"': '"resnet18"'}
+SMALL = {'"resnet50"': '"resnet18"', '"paper"': '"smoke"', '"strong"': '"smoke"', '"vgg16"': '"resnet18"', '"vgg16_bn"': '"resnet18"'}
 SMALL |= {'"bf16", workers=8': '"no"'}
 PYTHON = [(page, i, text) for page in [*PAGES, *BOOKS] for i, text in enumerate(blocks(page, "python"))]
 

@@ -184,11 +184,11 @@ def _reproduce(profile, only, data, faces, given, out, as_json):
 
     Executed notebooks go into OUT, runs into OUT/runs, tables and figures into OUT/figures. A notebook that is finished there, with the same parameters,
     is skipped; give the command again after an accident, and it goes on. A notebook that fails is left as NAME.failed.ipynb, the next ones still run, and
-    the exit code is 1. With --profile strong, VGG16 has batch norm, training is in bf16 where the device has it, and 10 trains all its rows on --data:
-    the whole campaign, which takes days on two cores and goes on where it was cut off.
+    the exit code is 1. With --data, 10 trains all its rows on it, too: the whole campaign, which takes days on two cores and goes on where it was cut off.
+    With --profile paper, VGG16 has no batch norm and training is in single precision, as in the paper; else both are the notebooks' own.
 
     \b
-    wae reproduce --profile demo
+    wae reproduce --profile strong
     wae reproduce --profile small --only 02,03,07 --data ~/imagenette2
     wae reproduce --profile strong --data ~/imagenette2 --faces ~/faces -p seeds 0,1,2,3,4
     """

@@ -23,6 +23,11 @@ from ..prune.pruners import has_rule
 from ..train.specs import RunSpec
 
 # %% ../../nbs/lib/lab/cells.ipynb #8874fa2c
+def _usual(table) -> str:
+    "The backbone that its notebook takes by default."
+    return notebook_defaults(table.notebook).get("backbone", table.backbone)
+
+
 @dataclass(frozen=True)
 class Collection:
     "The records of one data set and backbone."
@@ -69,10 +74,10 @@ class Collection:
 
     @cached_property
     def tables(self) -> list[int]:
-        "The tables that it fills, or should: those of its kind with the paper's backbone; with a relative of it, or with noise on other pictures, those begun."
+        "The tables that it fills or should: of its kind, with the paper's backbone or their notebook's; of others, or of noise elsewhere, those begun."
         head = family(self.backbone).flat_head
         mine = [n for n, t in TABLES.items() if t.noise or (t.kind == self.kind and (t.whole or family(t.backbone).flat_head == head))]
-        return [n for n in mine if (TABLES[n].kind, TABLES[n].backbone) == (self.kind, self.backbone) or self.rows(n)]
+        return [n for n in mine if TABLES[n].kind == self.kind and self.backbone in (TABLES[n].backbone, _usual(TABLES[n])) or self.rows(n)]
 
     def command(
         self,
@@ -95,7 +100,7 @@ class Collection:
             "backbone": self.backbone,
             "seeds": ",".join(str(s) for s in self.seeds or [0]),
             table.chosen_by: "" if notebook else some.get(table.chosen_by, ""),
-            "mixed_precision": "".join(precisions) if len(precisions) == 1 else usual.get("mixed_precision", ""),
+            "mixed_precision": "".join(precisions) if len(precisions) == 1 else "no" if self.profile == "paper" else usual.get("mixed_precision", ""),
         }
         given = {k: v for k, v in given.items() if k in usual and v != usual[k]}
         run = " ".join([f"papermill nbs/{notebook or table.notebook}.ipynb out.ipynb", *(f"-p {k} {shlex.quote(v)}" for k, v in given.items())])
@@ -139,12 +144,12 @@ def expected(
     found: list[Collection],  # of `collections`
     real: bool = True,  # the paper's own data, too
 ) -> list[Collection]:  # without records
-    "What should be there and is not: the embedded data with the paper's backbones, and the paper's own data with its recipe."
+    "What should be there and is not: the embedded data with the notebooks' backbones, and the paper's own data with its backbones and recipe."
     out, none = [], records(profile, os.devnull)
-    for kind, backbone in dict.fromkeys((t.kind, t.backbone) for t in TABLES.values() if not t.noise):
-        here = [c for c in found if (c.kind, c.backbone) == (kind, backbone)]
-        if profile != "paper" and not any(c.data["name"] == f"demo-{kind}" for c in here):
-            out.append(Collection(profile, kind, backbone, {"name": f"demo-{kind}"}, none))
-        if real and not (profile == "paper" and any(DATA[kind].is_(c.data) for c in here)):
+    for kind, backbone, usual in dict.fromkeys((t.kind, t.backbone, _usual(t)) for t in TABLES.values() if not t.noise):
+        here = [c for c in found if c.kind == kind]
+        if profile != "paper" and not any((c.data["name"], c.backbone) == (f"demo-{kind}", usual) for c in here):
+            out.append(Collection(profile, kind, usual, {"name": f"demo-{kind}"}, none))
+        if real and not (profile == "paper" and any(DATA[kind].is_(c.data) for c in here if c.backbone == backbone)):
             out.append(Collection("paper", kind, backbone, {"name": DATA[kind].name}, none))
     return out

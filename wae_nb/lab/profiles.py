@@ -8,7 +8,11 @@ __all__ = ['PROFILES', 'Profile']
 # %% ../../nbs/lib/lab/profiles.ipynb #9206398d
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
+import torch
+
+from ..method.backbones import features
 from ..train.recipes import Recipe, paper_recipe, short_recipe, strong_recipe
 
 # %% ../../nbs/lib/lab/profiles.ipynb #b0544191
@@ -47,12 +51,19 @@ def _small_faces(backbone: str, n: int) -> Recipe:
     return strong_recipe("small", n, updates=3000, epochs=25, lr=5e-4, crop_area=None)
 
 
+@cache
+def _peak(backbone: str) -> float:
+    with torch.device("meta"):
+        normed = any("Norm" in type(m).__name__ for m in features(backbone).modules())
+    return 4e-3 if normed else 1e-3  # by the validation images of the drawn faces, on VGG16 with and without
+
+
 def _strong_photos(backbone: str, n: int) -> Recipe:
-    return strong_recipe("strong", n)
+    return strong_recipe("strong", n, lr=_peak(backbone))
 
 
 def _strong_faces(backbone: str, n: int) -> Recipe:
-    return strong_recipe("strong", n, updates=550, batch_size=32, crop_area=None, share=0.5)
+    return strong_recipe("strong", n, updates=550, lr=_peak(backbone), batch_size=32, crop_area=None, share=0.5)
 
 
 def _paper(backbone: str, n: int) -> Recipe:

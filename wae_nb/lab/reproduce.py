@@ -98,11 +98,12 @@ def check_profile(
 
 
 OF_FACES = ("05", "06")  # numbers of the notebooks whose images are faces
-_BN = dict(backbone="vgg16_bn")
+_VGG16 = dict(backbone="vgg16")
 CAMPAIGN = {  # profile → number of a notebook, "" for every one → what it runs with instead of its own parameters
-    "strong": {"": dict(mixed_precision="auto"), "01": _BN, "02": _BN, "02b": _BN, "06": _BN, "07": _BN, "10": dict(image_size=0)},
+    "paper": {"": dict(mixed_precision="no")} | {number: _VGG16 for number in ("01", "02", "02b", "05", "06", "07")},
 }
 BEYOND_ROWS = dict(  # that 10 trains where there are images
+    image_size=0,
     rows="plain,half,wavelet,decomposition,wae,linear-in,linear-2,quarter,three-quarters,slim-half,space-to-depth,dct", ways="labels,taught,patient,longer"
 )
 
