@@ -116,7 +116,7 @@ def computed() -> list[str]:
         f"with {level} intervals",
         f"its {level} confidence interval",
         f"{100 * VAL_FRACTION:g} % of the rest is the validation split",
-        f"faces at {faces['demo'].image_size} px, photographs at {photos['demo'].image_size}",
+        f"{faces['strong'].image_size} px, photographs of one's own {photos['strong'].image_size}" if photos["strong"].pixels("demo-photos") == 64 else "",
         f"at {faces['demo'].image_size} and {photos['demo'].image_size} pixels",
         f"a quarter as wide and see {photos['demo'].image_size} pixels" if photos["demo"].width == 0.25 else "",
         f"full width; {faces['small'].image_size} and {photos['small'].image_size} px",
