@@ -91,12 +91,12 @@ ASKED = [Claim(Accuracy(6, "Ours", "VGG16-Net"), "WHY", "TRIED"), Claim(Accuracy
 @pytest.mark.parametrize("right, words", [(40, (HOLDS, FAILS)), (0, (OPEN, OPEN)), (-40, (FAILS, HOLDS)), (None, (MISSING, MISSING))])
 def test_the_verdict_follows_the_records(tmp_path, right, words):
     """Two rows of one seed, of which one is made to have so many more right; a prose for failure is shown for that alone."""
-    rows = json.loads((ROOT / "figures/demo/table6-demo-faces-vgg16.json").read_text())
-    (tmp_path / "demo/records").mkdir(parents=True)
+    rows = json.loads((ROOT / "figures/strong/table6-demo-faces-vgg16_bn.json").read_text())
+    (tmp_path / "strong/records").mkdir(parents=True)
     paths = {}
     for row in ("Ours", "VGG16-Net"):
-        (name,) = rows[row]
-        paths[row] = Path(shutil.copy(ROOT / f"figures/demo/records/{name}.json", tmp_path / "demo/records"))
+        (name,) = [n for n in rows[row] if "-seed0-" in n]
+        paths[row] = Path(shutil.copy(ROOT / f"figures/strong/records/{name}.json", tmp_path / "strong/records"))
         record = json.loads(paths[row].read_text())
         wrong = max(0, -right if row == "Ours" else right) if right is not None else 0
         answers = [a + 1 if i < wrong else a for i, a in enumerate(record["labels"])]
@@ -110,7 +110,7 @@ def test_the_verdict_follows_the_records(tmp_path, right, words):
     assert said.startswith(f"**{ASKED[words.index(FAILS)].test.sentence}**") if FAILS in words else not said
     if right:
         assert table["here [95 % CI]"].iloc[0].startswith(f"{100 * right / 288:+.2f} [") and "by one seed" in table["verdict"].iloc[0]
-        assert "demo-faces, 288 test images, 64 px, vgg16, recipe 'demo', 1 seed" in table["rests on"].iloc[0]
+        assert "demo-faces, 288 test images, 64 px, vgg16_bn, recipe 'strong', 1 seed" in table["rests on"].iloc[0]
     if right is None:
         assert "papermill nbs/05_cacd.ipynb out.ipynb" in table["verdict"].iloc[0] and set(table["here [95 % CI]"]) == {"–"}
     found.save()

@@ -15,12 +15,12 @@ from wae_nb.train.specs import STAGE_1, RunSpec
 
 @pytest.fixture(scope="module")
 def frame():
-    return records("demo", ROOT / "figures")
+    return records("strong", ROOT / "figures")
 
 
 def test_every_record_has_its_rows(frame):
     """One for each run, INT8 test and time, one for each variance of a test with noise."""
-    files = {p.stem: json.loads(p.read_text()) for p in (ROOT / "figures/demo/records").glob("*.json")}
+    files = {p.stem: json.loads(p.read_text()) for p in (ROOT / "figures/strong/records").glob("*.json")}
     assert not frame.attrs["refused"] and set(frame["name"]) == files.keys()
     rows = frame.groupby("name").size()
     for name, r in files.items():
@@ -46,8 +46,8 @@ def test_constants_of_the_stages_before_are_there(frame):
     """λ is stage 1's and decides stages 2 and 3; a pruned network says how much it keeps, a bare one that it has no BatchNorm."""
     wae = frame[frame["method"].eq("wae") & frame["kind"].eq("run")]
     assert wae["lam"].notna().all() and set(wae["lam"]) == {0.0, 1.0, 100.0}
-    assert set(frame.loc[frame["method"].eq("taylor"), "keep"]) == {0.37, 0.26} and set(frame["sub_norm"]) == {True, False}
-    pruned = frame[frame["kind"].eq("run") & frame["method"].eq("taylor") & frame["data"].eq("imagenette")].iloc[0]
+    assert set(frame.loc[frame["method"].eq("taylor"), "keep"]) >= {0.37, 0.26} and set(frame["sub_norm"]) == {True, False}
+    pruned = frame[frame["kind"].eq("run") & frame["method"].eq("taylor") & frame["data"].eq("imagenette") & frame["keep"].eq(0.37)].iloc[0]
     parent = frame[frame["kind"].eq("run") & frame["fingerprint"].eq(pruned["parent"])].iloc[0]
     assert parent["method"] == "plain" and pruned["epochs"] > parent["epochs"] > 0
 
@@ -55,11 +55,11 @@ def test_constants_of_the_stages_before_are_there(frame):
 def test_a_run_is_found_by_its_spec_alone(frame):
     """The stage 1 of the paper's λ, not another's of the same name and seed."""
     mine = frame[frame["data"].eq("imagenette")]
-    size = PROFILES["photos"]["demo"]
-    recipe = size.recipe("vgg16", int(mine["train"].iloc[0]))
+    size, px = PROFILES["photos"]["strong"], 32
+    recipe = size.recipe("vgg16_bn", int(mine["train"].iloc[0]))
     psnr = {}
     for lam in (1.0, 100.0):
-        spec = RunSpec("wae", "vgg16", mine["checksum"].iloc[0], replace(recipe, lam=lam), 0, STAGE_1, size.image_size, size.width)
+        spec = RunSpec("wae", "vgg16_bn", mine["checksum"].iloc[0], replace(recipe, lam=lam), 0, STAGE_1, px, size.width)
         (row,) = mine[mine["fingerprint"].eq(fingerprint_of(spec))].to_dict("records")
         assert row["name"] == spec.name and row["lam"] == lam
         psnr[lam] = row["psnr"]
@@ -67,19 +67,19 @@ def test_a_run_is_found_by_its_spec_alone(frame):
 
 
 def test_no_records_are_an_empty_frame(tmp_path):
-    frame = records("demo", tmp_path)
+    frame = records("strong", tmp_path)
     assert frame.empty and {"name", "kind", "fingerprint", "top1", "record"} <= {*frame} and frame.attrs["refused"] == []
     assert list(to_frame([])) == list(frame)
 
 
 def test_a_changed_record_is_left_out_and_named(tmp_path, frame):
-    (tmp_path / "demo/records").mkdir(parents=True)
+    (tmp_path / "strong/records").mkdir(parents=True)
     good, bad = frame.loc[frame["kind"].eq("run"), "name"].iloc[:2]
     for name in (good, bad):
-        shutil.copy(ROOT / f"figures/demo/records/{name}.json", tmp_path / "demo/records")
-    path = tmp_path / f"demo/records/{bad}.json"
+        shutil.copy(ROOT / f"figures/strong/records/{name}.json", tmp_path / "strong/records")
+    path = tmp_path / f"strong/records/{bad}.json"
     path.write_text(path.read_text().replace('"seconds": ', '"seconds": 1', 1))
-    found = records("demo", tmp_path)
+    found = records("strong", tmp_path)
     (refusal,) = found.attrs["refused"]
     assert list(found["name"]) == [good] and str(path) in refusal and "was changed" in refusal
     assert np.isfinite(found["top1"]).all() or found["psnr"].notna().all()

@@ -24,30 +24,36 @@ OTHER_SIZE = re.compile(r"table\d-\d+px-.*")  # not the profile's
 COMMITTED = [p for p in sorted((ROOT / "figures").glob("*/table*-*.json")) if p.parent.name != "timing" and not OTHER_SIZE.match(p.stem)]
 
 
-def copied(folder: Path, data: str = "") -> Path:
-    """The project's records, or those of one data set, in a figures folder of their own."""
-    (folder / "demo/records").mkdir(parents=True)
+def copied(folder: Path, data: str = "", seed: int | None = None) -> Path:
+    """The project's records, or those of one data set and seed, in a figures folder of their own."""
+    (folder / "strong/records").mkdir(parents=True)
     shutil.copytree(ROOT / "figures/timing/records", folder / "timing/records")
-    for path in (ROOT / "figures/demo/records").glob("*.json"):
-        if not data or json.loads(path.read_text())["data"]["name"] == data:
-            shutil.copy(path, folder / "demo/records" / path.name)
+    for path in (ROOT / "figures/strong/records").glob("*.json"):
+        record = json.loads(path.read_text())
+        if not data or record["data"]["name"] == data and record["seed"] in (seed, record["seed"] if seed is None else seed):
+            shutil.copy(path, folder / "strong/records" / path.name)
     return folder
+
+
+def recorded(table: str, row: str, seed: int = 0) -> str:
+    """The name of the record of a row of a committed table."""
+    (name,) = [n for n in json.loads((ROOT / f"figures/strong/{table}.json").read_text())[row] if f"-seed{seed}-" in n]
+    return name
 
 
 @pytest.fixture
 def faces(tmp_path) -> Path:
     """The records of the drawn faces: Table 6, one seed."""
-    return copied(tmp_path / "figures", "demo-faces")
+    return copied(tmp_path / "figures", "demo-faces", seed=0)
 
 
 def record_of(figures: Path) -> Path:
     """Of Wavelet+CNN in Table 6 on the drawn faces."""
-    (name,) = json.loads((ROOT / "figures/demo/table6-demo-faces-vgg16.json").read_text())["Wavelet+CNN"]
-    return figures / f"demo/records/{name}.json"
+    return figures / f"strong/records/{recorded('table6-demo-faces-vgg16_bn', 'Wavelet+CNN')}.json"
 
 
 def table_6(figures: Path, data: str = "demo-faces") -> pd.DataFrame:
-    return pd.read_csv(figures / f"demo/table6-{data}-vgg16.csv", index_col=0, dtype=str)
+    return pd.read_csv(figures / f"strong/table6-{data}-vgg16_bn.csv", index_col=0, dtype=str)
 
 
 def rewritten(path: Path, **changes) -> None:
@@ -61,15 +67,15 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
     """Every committed table from the committed records alone, and again over what is there."""
     figures = copied(tmp_path / "figures")
     for _ in range(2):
-        report = Report("demo", figures, draws=10)
+        report = Report("strong", figures, draws=10)
         report.check()
         for number in TABLES:
             report.table(number)
-        made = sorted(p for p in (figures / "demo").glob("table*") if TABLE.match(p.stem))
-        committed = [p.with_suffix(end) for p in COMMITTED if p.parent.name == "demo" for end in (".csv", ".md", ".json")]
+        made = sorted(p for p in (figures / "strong").glob("table*") if TABLE.match(p.stem))
+        committed = [p.with_suffix(end) for p in COMMITTED if p.parent.name == "strong" for end in (".csv", ".md", ".json")]
         assert committed and {p.name for p in committed} <= {p.name for p in made}
         for path in committed:
-            assert (figures / "demo" / path.name).read_bytes() == path.read_bytes(), path.name
+            assert (figures / "strong" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.stem)
@@ -84,7 +90,7 @@ def test_names_computed_from_the_specs_are_the_tables(path):
 
 def test_every_dash_is_named_and_has_its_command(tmp_path):
     """Dashes in the measured columns of a table, one by one, against the list of what is missing."""
-    report = Report("demo", copied(tmp_path / "figures"), draws=10)
+    report = Report("strong", copied(tmp_path / "figures"), draws=10)
     lacking = report.missing.to_dict("records")
     missing = [(c["table"], c["data"], c["backbone"], c["row"], c["column"]) for c in lacking]
     assert len(set(missing)) == len(missing) and all(c["filled by"] for c in lacking)
@@ -92,7 +98,7 @@ def test_every_dash_is_named_and_has_its_command(tmp_path):
     for number in range(1, 7):
         report.table(number)
         for s in [s for s in report.collections if number in s.tables]:
-            df = pd.read_csv(tmp_path / f"figures/demo/table{number}-{s.data['name']}-{s.backbone}.csv", index_col=0, dtype=str)
+            df = pd.read_csv(tmp_path / f"figures/strong/table{number}-{s.data['name']}-{s.backbone}.csv", index_col=0, dtype=str)
             assert df.shape[1] <= 8
             for column in [c for c in df if c.endswith("measured")]:
                 heading = re.sub("[,:] measured$", "", column)
@@ -104,7 +110,7 @@ def test_every_dash_is_named_and_has_its_command(tmp_path):
     assert all(c["row"] in said and c["column"] in said and c["filled by"] in said for c in lacking)
     assert seen > 15
     report.summary()
-    listed = pd.read_csv(tmp_path / "figures/demo/missing-demo.csv", keep_default_na=False)
+    listed = pd.read_csv(tmp_path / "figures/strong/missing-strong.csv", keep_default_na=False)
     assert [tuple(row)[:5] for row in listed.itertuples(index=False)] == missing
     assert any(c == "Figure 4" for c, *_ in missing)
 
@@ -113,7 +119,7 @@ def test_no_command_names_a_parameter_that_is_not_there(tmp_path):
     """Each papermill command of the list, against the parameters of its notebook."""
     import papermill
 
-    commands = {*Report("demo", copied(tmp_path / "figures")).missing["filled by"], *Report("paper", tmp_path).missing["filled by"]}
+    commands = {*Report("strong", copied(tmp_path / "figures")).missing["filled by"], *Report("paper", tmp_path).missing["filled by"]}
     named = {(m[1], tuple(re.findall(r"-p (\w+) ", m[2]))) for c in commands for m in re.finditer(r"papermill (nbs/\S+)([^&]*)", c)}
     for notebook, given in named:
         assert (ROOT / notebook).exists(), notebook
@@ -123,32 +129,32 @@ def test_no_command_names_a_parameter_that_is_not_there(tmp_path):
 
 
 def test_a_deleted_record_leaves_a_dash(faces):
-    Report("demo", faces, draws=10).table(6)
+    Report("strong", faces, draws=10).table(6)
     before = table_6(faces)
     record_of(faces).unlink()
-    report = Report("demo", faces, draws=10)
+    report = Report("strong", faces, draws=10)
     report.check()
     said = report.table(6)
     after = table_6(faces)
     assert after.loc["Wavelet+CNN"].tolist()[1:] == ["–"]
     assert after.drop("Wavelet+CNN").equals(before.drop("Wavelet+CNN")) and before.loc["Wavelet+CNN"].iloc[1] != "–"
-    command = "papermill nbs/05_cacd.ipynb out.ipynb -p profile demo -p backbone vgg16 -p seeds 0 -p mixed_precision no"
-    assert f"**demo-faces, vgg16**: accuracy (%) of Wavelet+CNN: `{command}`" in report.lacking()
+    command = "papermill nbs/05_cacd.ipynb out.ipynb -p seeds 0 -p mixed_precision bf16"
+    assert f"**demo-faces, vgg16_bn**: accuracy (%) of Wavelet+CNN: `{command}`" in report.lacking()
     assert "than Wavelet+CNN" not in said and "and Wavelet+CNN" not in said
     assert not report.stale
-    for left in (faces / "demo/records").glob("*.json"):
+    for left in (faces / "strong/records").glob("*.json"):
         left.unlink()
-    assert Report("demo", faces).stale == ["table6-demo-faces-vgg16"]  # what is left of it is named, and not shown
-    assert "table6-demo-faces-vgg16" in Report("demo", faces).status() and "95.14" not in Report("demo", faces).table(6)
+    assert Report("strong", faces).stale == ["table6-demo-faces-vgg16_bn"]  # what is left of it is named, and not shown
+    whole = before.loc["vgg16_bn"].iloc[1]
+    assert "table6-demo-faces-vgg16_bn" in Report("strong", faces).status() and whole in said and whole not in Report("strong", faces).table(6)
 
 
 def test_a_row_with_fewer_seeds_says_so(tmp_path):
     figures = copied(tmp_path / "figures", "faces")
-    names = json.loads((ROOT / "figures/demo/table6-faces-vgg16.json").read_text())["Wavelet+CNN"]
-    (figures / f"demo/records/{names[1]}.json").unlink()
-    said = Report("demo", figures, draws=10).table(6)
-    assert "Fewer seeds: Wavelet+CNN [0, 2]." in said
-    assert re.search(r"Ours \S.* Wavelet\+CNN: .*over seeds \[0, 2\], which both have", said)
+    (figures / f"strong/records/{recorded('table6-faces-vgg16_bn', 'Wavelet+CNN', 1)}.json").unlink()
+    said = Report("strong", figures, draws=10).table(6)
+    assert "Fewer seeds: Wavelet+CNN [0, 2, 3, 4]." in said
+    assert re.search(r"Ours \S.* Wavelet\+CNN: .*over seeds \[0, 2, 3, 4\], which both have", said)
 
 
 def edited(figures: Path) -> tuple[Path, str]:
@@ -168,14 +174,14 @@ def half_written(figures: Path) -> tuple[Path, str]:
 def other_data(figures: Path) -> tuple[Path, str]:
     """Another data set's record under this one's name."""
     path = record_of(figures)
-    shutil.copy(next((ROOT / "figures/demo/records").glob("wavelet-resnet50-*.json")), path)
+    shutil.copy(ROOT / f"figures/strong/records/{recorded('table6-faces-vgg16_bn', 'Wavelet+CNN')}.json", path)
     return path, "records another run than its name says"
 
 
 def other_data_forged(figures: Path) -> tuple[Path, str]:
     """The same, with name and digest made to fit."""
     path = record_of(figures)
-    other = json.loads(next((ROOT / "figures/demo/records").glob("wavelet-resnet50-*.json")).read_text())
+    other = json.loads((ROOT / f"figures/strong/records/{recorded('table6-faces-vgg16_bn', 'Wavelet+CNN')}.json").read_text())
     rewritten(path, **{k: other[k] for k in ("data", "answers", "labels", "test")})
     return path, "is of the data 1e876108ea5d…, its run of 2844cca582ed…"
 
@@ -183,7 +189,7 @@ def other_data_forged(figures: Path) -> tuple[Path, str]:
 @pytest.mark.parametrize("spoil", [edited, half_written, other_data, other_data_forged], ids=lambda f: f.__name__)
 def test_a_spoilt_record_is_refused(faces, spoil):
     path, reason = spoil(faces)
-    report = Report("demo", faces, draws=10)
+    report = Report("strong", faces, draws=10)
     (refusal,) = report.refused
     assert path.name in refusal and reason in refusal
     assert refusal in report.status()
@@ -196,11 +202,11 @@ def test_a_spoilt_record_is_refused(faces, spoil):
 def test_two_data_sets_of_one_name_are_refused(tmp_path):
     """Their rows would stand in one table."""
     figures = copied(tmp_path / "figures", "faces")
-    path = record_of(copied(tmp_path / "other", "demo-faces"))
+    path = record_of(copied(tmp_path / "other", "demo-faces", seed=0))
     data = json.loads(path.read_text())["data"]
     rewritten(path, data=data | dict(name="faces"))
-    shutil.copy(path, figures / "demo/records" / path.name)
-    report = Report("demo", figures)
+    shutil.copy(path, figures / "strong/records" / path.name)
+    report = Report("strong", figures)
     (refusal,) = report.refused
     assert "two data sets called 'faces' (1e876108ea5d…, 2844cca582ed…)" in refusal and not report.collections
 
@@ -208,14 +214,14 @@ def test_two_data_sets_of_one_name_are_refused(tmp_path):
 def test_a_renamed_folder_is_the_same_data(faces):
     path = record_of(faces)
     rewritten(path, data=json.loads(path.read_text())["data"] | dict(name="renamed"))
-    report = Report("demo", faces)
+    report = Report("strong", faces)
     assert not report.refused and [(c.data["name"], len(c.rows(6))) for c in report.collections] == [("demo-faces", 4)]
 
 
 def test_an_edited_timing_is_refused(faces):
     path = sorted((faces / "timing/records").glob("*.json"))[0]
     path.write_text(path.read_text().replace('"speedup"', '"speed-up"', 1))
-    (refusal,) = Report("demo", faces).refused
+    (refusal,) = Report("strong", faces).refused
     assert path.name in refusal and "was changed after it was written" in refusal
 
 
@@ -239,13 +245,13 @@ def test_the_notebook_without_records(tmp_path):
 
 def test_make_report(faces):
     """A refused record: the page is there and says so, the command fails in one line."""
-    shutil.copy(ROOT / "figures/demo/figure3-demo-photos-vgg16.png", faces / "demo/figure3-odd &name-vgg16.png")
+    shutil.copy(ROOT / "figures/strong/stage1-demo-faces-vgg16_bn.png", faces / "strong/figure3-odd &name-vgg16.png")
     path, reason = edited(faces)
-    command = ["make", "-o", f"{sys.prefix}/installed", "report", f"VENV={sys.prefix}", f"FIGURES={faces}", "PROFILE=demo"]
+    command = ["make", "-o", f"{sys.prefix}/installed", "report", f"VENV={sys.prefix}", f"FIGURES={faces}", "PROFILE=strong"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert any(line.startswith("Error: RecordError: 1 refused: ") and path.name in line and reason in line for line in done.stderr.splitlines())
-    html = (faces / "demo/report.html").read_text()
+    html = (faces / "strong/report.html").read_text()
     assert offline(html) and html.count("data:image/png;base64") == html.count("<img") == 1 and path.name in html and "<style>" in html
     path.unlink()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
