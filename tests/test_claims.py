@@ -118,11 +118,11 @@ def test_the_verdict_follows_the_records(tmp_path, right, words):
 
 
 def test_the_strongest_training_goes_first():
-    """Then the data with the most test images, then the largest images."""
-    places = Verdicts(ROOT / "figures", claims=[]).sources.places(("photos",), "vgg16")
-    order = [(c.profile, c.data["test"], px) for c, px in places]
-    assert order == sorted(order, key=lambda o: (o[0] != "strong", -o[1], -o[2])) and {"strong", "demo"} == {o[0] for o in order}
-    assert order[0] == ("strong", 3925, 128)
+    """Then pictures that are not embedded, then the data with the most test images, then the largest images."""
+    places = Verdicts(ROOT / "figures", claims=[]).sources.places(("photos", "faces"), "vgg16")
+    order = [(c.profile, c.data["name"].startswith("demo-"), c.data["test"], px) for c, px in places]
+    assert order == sorted(order, key=lambda o: (o[0] != "strong", o[1], -o[2], -o[3])) and {"strong", "demo"} == {o[0] for o in order}
+    assert order[0] == ("strong", False, 3925, 128) and order[-1][1]
 
 
 def test_the_papers_own_numbers_bear_its_claims():

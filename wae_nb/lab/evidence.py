@@ -98,7 +98,7 @@ class Evidences:
                     each = itertools.product(kinds, sorted({int(px) for px in mine["image_size"]}, reverse=True))
                     of = mine["record"].iloc[0]["data"], frame[frame["data"].eq(data)]
                     out += [(Collection(profile, kind, name, *of), px) for kind, px in each]
-        return sorted(out, key=lambda place: (STRENGTH.index(place[0].profile), -place[0].data["test"], -place[1]))
+        return sorted(out, key=lambda place: (STRENGTH.index(place[0].profile), place[0].data["name"].startswith("demo-"), -place[0].data["test"], -place[1]))
 
     def of(
         self,
