@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 
-from .cells import Collection
+from .cells import Collection, usual_backbone
 from .claims import CLAIMS, Accuracy, Claim, Operations, Speed, SubImages
 from .evidence import Evidence, Evidences
 from .experiment import save_output
@@ -78,8 +78,8 @@ def fills(
     "What would measure a claim: a command, or why there is none."
     if isinstance(test, Accuracy):
         table = TABLES[test.number]
-        none = records("demo", os.devnull)
-        return Collection("demo", table.kind, table.backbone, {"name": f"demo-{table.kind}"}, none).command(test.number, [test.a, test.b])
+        none = records("strong", os.devnull)
+        return Collection("strong", table.kind, usual_backbone(table), {"name": f"demo-{table.kind}"}, none).command(test.number, [test.a, test.b])
     if isinstance(test, SubImages):
         return f"papermill nbs/{'02_imagenet_vgg16' if test.what == 'likeness' else '01_decomposition'}.ipynb out.ipynb"
     if isinstance(test, Speed) and not {test.row, test.than} - {""} <= {*timed_rows(TABLES[test.number].backbone).values()}:
