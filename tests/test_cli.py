@@ -146,7 +146,7 @@ def notebooks(tmp_path, monkeypatch) -> Path:
     """Two small ones in place of the checkout's."""
     folder = tmp_path / "nbs"
     folder.mkdir()
-    parameters = "profile: str = 'demo'  # which\nfigures_dir: str = ''  # where"
+    parameters = "profile: str = 'small'  # which\nfigures_dir: str = ''  # where"
     sources = {"01_first": "print(profile, figures_dir)", "02b_second": "raise ValueError(\n    'profile is\\nwrong')", "lib": None}
     for name, source in sources.items():
         if source:
@@ -160,20 +160,20 @@ def notebooks(tmp_path, monkeypatch) -> Path:
 
 def test_reproduce(notebooks, tmp_path):
     """In order, each with a line; what is finished is skipped, unless the parameters are others; what failed fails the command and is run again."""
-    done = wae("reproduce", "--profile", "demo", "--json")
+    done = wae("reproduce", "--profile", "small", "--json")
     assert done.exit_code == 1
     first, second = json.loads(done.stdout)
     assert (first["name"], first["state"], second["name"], second["state"]) == ("01_first", "finished", "02b_second", "failed")
     assert second["error"] == "ValueError: profile is wrong"
-    out = tmp_path / "_reproduce/demo"
+    out = tmp_path / "_reproduce/small"
     assert sorted(p.name for p in out.iterdir()) == ["01_first.ipynb", "02b_second.failed.ipynb"]
-    assert f"demo {out}/figures" in (out / "01_first.ipynb").read_text()
-    again = wae("reproduce", "--profile", "demo", "--only", "01")
+    assert f"small {out}/figures" in (out / "01_first.ipynb").read_text()
+    again = wae("reproduce", "--profile", "small", "--only", "01")
     assert again.exit_code == 0 and again.stdout == "01_first skipped: it was finished before\n"
     other = wae("reproduce", "--profile", "strong", "--only", "01", "--out", out)
     assert other.exit_code == 0 and other.stdout.startswith("01_first finished in ")
     notebooks.joinpath("02b_second.ipynb").write_text(notebooks.joinpath("01_first.ipynb").read_text())
-    mended = wae("reproduce", "--profile", "demo", "--only", "02b")
+    mended = wae("reproduce", "--profile", "small", "--only", "02b")
     assert mended.exit_code == 0 and sorted(p.name for p in out.iterdir()) == ["01_first.ipynb", "02b_second.ipynb"]
 
 
@@ -185,19 +185,19 @@ def test_the_checkout_s_notebooks():
 
 def test_report(tmp_path):
     """The page is written; a record that was changed fails the command, which names the file."""
-    records = tmp_path / "demo/records"
+    records = tmp_path / "strong/records"
     records.mkdir(parents=True)
-    some = sorted((ROOT / "figures/demo/records").glob("half-vgg16-*.json"))[:2]
+    some = sorted((ROOT / "figures/strong/records").glob("wavelet-vgg16_bn-*.json"))[:2]
     for path in some:
         shutil.copy(path, records)
-    done = wae("report", "--profile", "demo", "--figures", tmp_path, "--json")
+    done = wae("report", "--profile", "strong", "--figures", tmp_path, "--json")
     assert done.exit_code == 0, done.stderr
     page = Path(json.loads(done.stdout)["page"])
-    assert page == tmp_path / "demo/report.html" and "Table 6" in page.read_text(encoding="utf-8")
+    assert page == tmp_path / "strong/report.html" and "Table 6" in page.read_text(encoding="utf-8")
     changed = records / some[0].name
     changed.write_text(changed.read_text().replace('"seed": ', '"seed": 9', 1))
     page.unlink()
-    done = wae("report", "--profile", "demo", "--figures", tmp_path)
+    done = wae("report", "--profile", "strong", "--figures", tmp_path)
     assert done.exit_code == 1 and page.exists() and some[0].name in done.stderr and "was changed after it was written" in done.stderr
 
 
@@ -267,12 +267,12 @@ WRONG = {  # words → what is named, and the remedy
     "report --figures nowhere": ("figures_dir='nowhere' is not a folder", "name the one with a folder of records"),
     "reproduce": ("'--profile'", "See wae reproduce --help"),
     "reproduce --profile large": ("profile='large'", "use one of demo"),
-    "reproduce --profile demo --only 55": ("only='55'", "use some of 00, 01"),
-    "reproduce --profile demo --data nowhere": ("data_root='nowhere'", "give a folder that holds"),
-    "reproduce --profile demo --faces nowhere": ("faces='nowhere'", "give a folder that holds"),
-    "reproduce --profile demo --only 02,05 -p seedz 0,1": ("seedz='0,1'", "no chosen notebook has this parameter"),
-    "reproduce --profile demo -p 55.seeds 0": ("55.seeds='0'", "no chosen notebook has this parameter"),
-    "reproduce --profile demo --out there.pt2": ("there.pt2' is a file", "name a folder"),
+    "reproduce --profile strong --only 55": ("only='55'", "use some of 00, 01"),
+    "reproduce --profile strong --data nowhere": ("data_root='nowhere'", "give a folder that holds"),
+    "reproduce --profile strong --faces nowhere": ("faces='nowhere'", "give a folder that holds"),
+    "reproduce --profile strong --only 02,05 -p seedz 0,1": ("seedz='0,1'", "no chosen notebook has this parameter"),
+    "reproduce --profile strong -p 55.seeds 0": ("55.seeds='0'", "no chosen notebook has this parameter"),
+    "reproduce --profile strong --out there.pt2": ("there.pt2' is a file", "name a folder"),
 }
 
 
