@@ -24,32 +24,32 @@ from wae_nb.train.specs import RunSpec
 @pytest.fixture
 def figures(tmp_path):
     """The project's own records, in a folder that may be written to."""
-    for folder in ("demo/records", "timing/records"):
+    for folder in ("strong/records", "timing/records"):
         shutil.copytree(ROOT / "figures" / folder, tmp_path / "figures" / folder)
     return tmp_path / "figures"
 
 
 def recorded(figures, like: str, data: str, kind: str, row: Row, backbone: str) -> str:
-    """A record of a made-up row: another row's, under the fingerprint that the row has in the demo profile."""
-    found = (json.loads(p.read_text()) for p in sorted((figures / "demo/records").glob(f"{like}-{backbone}-*.json")))
+    """A record of a made-up row: another row's, under the fingerprint that the row has in the profile."""
+    found = (json.loads(p.read_text()) for p in sorted((figures / "strong/records").glob(f"{like}-{backbone}-*.json")))
     record = next(r for r in found if r["data"]["name"] == data and r["seed"] == 0 and "epochs" in r)
-    size = PROFILES[kind]["demo"]
+    size = PROFILES[kind]["strong"]
     recipe = size.recipe(backbone, record["data"]["train"])
-    spec = RunSpec(row.method, backbone, record["data"]["checksum"], recipe, 0, row.stage, size.image_size, size.width, row.keep)
+    spec = RunSpec(row.method, backbone, record["data"]["checksum"], recipe, 0, row.stage, size.pixels(data), size.width, row.keep, size.head)
     record |= dict(name=spec.name, decisive=json.loads(json.dumps(spec.fingerprint())))
-    (figures / f"demo/records/{spec.name}.json").write_text(json.dumps(record | dict(digest=digest(record))))
+    (figures / f"strong/records/{spec.name}.json").write_text(json.dumps(record | dict(digest=digest(record))))
     return f"{100 * record['test']['top1']:.2f}"
 
 
 def test_a_decomposer(figures, monkeypatch):
     """Table 6, its comparisons and commands, the timings and the front."""
     monkeypatch.setitem(METHODS, "made-up", replace(METHODS["wavelet"], title="Made up", compare=True))
-    lacking = Report("demo", figures, draws=10).missing
+    lacking = Report("strong", figures, draws=10).missing
     assert ("Table 6", "Made up") in set(zip(lacking["table"], lacking["row"]))
-    accuracy = recorded(figures, "wavelet", "demo-faces", "faces", Row("made-up"), "vgg16")
-    report = Report("demo", figures, draws=10)
+    accuracy = recorded(figures, "wavelet", "demo-faces", "faces", Row("made-up"), "vgg16_bn")
+    report = Report("strong", figures, draws=10)
     said = report.table(6)
-    table = pd.read_csv(figures / "demo/table6-demo-faces-vgg16.csv", index_col=0, dtype=str)
+    table = pd.read_csv(figures / "strong/table6-demo-faces-vgg16_bn.csv", index_col=0, dtype=str)
     assert table.loc["Made up"].tolist() == ["–", accuracy] and list(table.index)[-1] == "Made up"
     assert "Made up" in next(line for line in said.splitlines() if line.startswith("- Ours") and "Made up" in line)
     lacking = report.missing
@@ -64,13 +64,13 @@ def test_a_way_to_prune(figures, monkeypatch):
     monkeypatch.setitem(PRUNERS, "made-up", pruner)
     row = Row("made-up", keep=0.5, key="made-1")
     assert all(TABLES[n].methods["Made-1"] == row and ("Ours", "Made-1") in TABLES[n].pairs for n in (2, 5))
-    lacking = Report("demo", figures, draws=10).missing
+    lacking = Report("strong", figures, draws=10).missing
     commands = lacking.loc[lacking["row"].eq("Made-1") & lacking["data"].eq("demo-photos"), "filled by"]
     assert len(commands) == 4 and all("made-1" in c for c in commands)
-    for number, backbone, like in ((2, "vgg16", "taylor"), (5, "resnet50", "thinet")):
-        accuracy = recorded(figures, like, "imagenette", "photos", row, backbone)
-        assert "Made-1" in Report("demo", figures, draws=10).table(number)
-        table = pd.read_csv(figures / f"demo/table{number}-imagenette-{backbone}.csv", index_col=0, dtype=str)
+    for number, backbone, like in ((2, "vgg16_bn", "taylor"), (5, "resnet50", "thinet")):
+        accuracy = recorded(figures, like, "demo-photos", "photos", row, backbone)
+        assert "Made-1" in Report("strong", figures, draws=10).table(number)
+        table = pd.read_csv(figures / f"strong/table{number}-demo-photos-{backbone}.csv", index_col=0, dtype=str)
         assert table.loc["Made-1", "top-1 error (%), measured"] == f"{100 - float(accuracy):.2f}"
         assert table.loc["Made-1", "CPU speed-up, measured"] == "–" and "Made-1" in cost_table(number, None, None).index
         assert front_rows(backbone)["Made-1"] == row
@@ -80,17 +80,17 @@ def test_a_way_to_prune(figures, monkeypatch):
 def test_a_table_and_a_figure(figures, monkeypatch):
     """In the report: the contents, the table with its notebook, the missing cells, the pictures."""
     shown = dict(rows={"Halved": {"top5_error": 1.5}}, trained={"Halved": Row("half"), "Whole": Row("plain")}, compared=(("Halved", "Whole"),))
-    made = PaperTable(8, "A made-up table", {"top5_error": "top-5 error (%)"}, notebook="07_ablations", **shown)
+    made = PaperTable(8, "A made-up table", {"top5_error": "top-5 error (%)"}, notebook="07_ablations", backbone="vgg16_bn", **shown)
     monkeypatch.setitem(TABLES, 8, made)
     monkeypatch.setitem(FIGURES, 5, PaperFigure("01_decomposition", "A made-up figure", "whether it is there"))
-    plt.figure().savefig(figures / "demo/figure5-imagenette-vgg16.png")
+    plt.figure().savefig(figures / "strong/figure5-imagenette-vgg16_bn.png")
     plt.close("all")
-    report = Report("demo", figures, draws=10)
+    report = Report("strong", figures, draws=10)
     said = report.table(8)
     assert "## Table 8: A made-up table" in said and "nbs/07_ablations.ipynb" in said and "Halved is less accurate than Whole" in said
-    table = pd.read_csv(figures / "demo/table8-imagenette-vgg16.csv", index_col=0, dtype=str)
+    table = pd.read_csv(figures / "strong/table8-imagenette-vgg16_bn.csv", index_col=0, dtype=str)
     assert table.loc["Halved"].tolist()[0] == "1.50" and table.loc["Whole"].tolist()[0] == "–" and table.notna().all(axis=None)
-    assert "figure5-imagenette-vgg16.png" in report.figure(5) and "whether it is there" in report.figure(5)
+    assert "figure5-imagenette-vgg16_bn.png" in report.figure(5) and "whether it is there" in report.figure(5)
     front, lacking = report.front(), report.lacking()
     assert "[Table 8](#table8)" in front and "[Figure 5](#figure5)" in front
     assert "Missing in Table 8" in lacking and "Missing in Figure 5" in lacking and list(report.summary().index).count("Table 8") >= 3
