@@ -158,7 +158,7 @@ def test_the_competition_alone(tmp_path):
     folders = dict(runs_dir=tmp_path / "runs", figures_dir=tmp_path / "figures")
     done = run_notebook("02_imagenet_vgg16", tmp_path / "out.ipynb", tmp_path, profile="smoke", rows="taylor-1,thinet-gap", **folders)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "figures/smoke/table2-demo-photos-vgg16.json").read_text())
+    rows = json.loads((tmp_path / "figures/smoke/table2-demo-photos-vgg16_bn.json").read_text())
     assert {row: len(names) for row, names in rows.items()} == {"Taylor-1": 1, "ThiNet-GAP": 1}
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from .profiles import PROFILES
 from .records import fingerprint_of
-from .statistics import accuracy_difference, mean_and_spread, verdict
+from .statistics import accuracy_difference, mean_and_spread, of_both, verdict
 from ..method.classifier import METHODS
 from ..prune.pruners import PRUNERS
 from ..train.recipes import Distill, Recipe
@@ -105,10 +105,8 @@ def paired(
     b: list[dict],  # of another
 ) -> tuple[float, float, float] | None:  # as `accuracy_difference`; None where no seed is in both
     "The difference on the seeds that both have."
-    common = sorted({r["seed"] for r in a} & {r["seed"] for r in b})
-    if not common:
-        return None
-    return accuracy_difference(*([next(r for r in rs if r["seed"] == s) for s in common] for rs in (a, b)))
+    x, y = of_both(a, b)
+    return accuracy_difference(x, y) if x else None
 
 
 def _interval(difference) -> str:
@@ -193,8 +191,7 @@ def by_group(
     groups: np.ndarray,  # of each test image, in the split's order
 ) -> pd.Series:  # group → mean difference in points
     "Where one row is better than another: the difference by class, or by any other group of test images."
-    seeds = sorted({r["seed"] for r in a} & {r["seed"] for r in b})
-    hits = [np.mean([np.equal(next(r for r in rs if r["seed"] == s)["answers"], rs[0]["labels"]) for s in seeds], 0) for rs in (a, b)]
+    hits = [np.mean([np.equal(r["answers"], r["labels"]) for r in rs], 0) for rs in of_both(a, b)]
     return pd.Series(100 * (hits[0] - hits[1])).groupby(np.asarray(groups)).mean()
 
 # %% ../../nbs/lib/lab/beyond.ipynb #ad5e00f0

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .paper import DATA, TABLES, compare
 from .records import to_frame
-from .statistics import accuracy_difference, mean_and_spread, signed, verdict
+from .statistics import accuracy_difference, mean_and_spread, of_both, signed, verdict
 from .costs import cost_table, load_records
 from ..train.records import precision_of
 
@@ -186,11 +186,11 @@ def comparisons(
     "The differences that the paper talks about, over the seeds that both rows have."
     out = []
     for a, b in TABLES[number].pairs:
-        pair = [{r["seed"]: r for r in rows.get(title, [])} for title in (a, b)]
-        if not (common := sorted(pair[0].keys() & pair[1].keys())):
+        x, y = of_both(*(rows.get(title, []) for title in (a, b)))
+        if not x:
             continue
-        x, y = ([of[seed] for seed in common] for of in pair)
-        last = "" if all(len(common) == len(of) for of in pair) else f", over seeds {common}, which both have"
+        common = [r["seed"] for r in x]
+        last = "" if all(len(common) == len(rows[title]) for title in (a, b)) else f", over seeds {common}, which both have"
         titles = names.get(a, a), names.get(b, b)
         if not TABLES[number].noise:
             out.append(verdict(*titles, accuracy_difference(x, y, draws)) + last)
