@@ -146,11 +146,12 @@ def expected(
     found: list[Collection],  # of `collections`
     real: bool = True,  # the paper's own data, too
 ) -> list[Collection]:  # without records
-    "What should be there and is not: the embedded data with the notebooks' backbones or the paper's, and the paper's own data with its backbones and recipe."
+    "What should be there and is not: the embedded data as the notebooks take it, and the paper's own data with its backbones and recipe."
     out, none = [], records(profile, os.devnull)
-    for kind, backbone, usual in dict.fromkeys((t.kind, t.backbone, usual_backbone(t)) for t in TABLES.values() if not t.noise):
+    profiles = {n: notebook_defaults(t.notebook).get("profile") for n, t in TABLES.items()}
+    for kind, backbone, usual, own in dict.fromkeys((t.kind, t.backbone, usual_backbone(t), profiles[n]) for n, t in TABLES.items() if not t.noise):
         here = [c for c in found if c.kind == kind]
-        if profile != "paper" and not any(c.data["name"] == f"demo-{kind}" and c.backbone in (backbone, usual) for c in here):
+        if profile == own and not any(c.data["name"] == f"demo-{kind}" and c.backbone in (backbone, usual) for c in here):
             out.append(Collection(profile, kind, usual, {"name": f"demo-{kind}"}, none))
         if real and not (profile == "paper" and any(DATA[kind].is_(c.data) for c in here if c.backbone == backbone)):
             out.append(Collection("paper", kind, backbone, {"name": DATA[kind].name}, none))
