@@ -122,7 +122,7 @@ def test_the_strongest_training_goes_first():
     places = Verdicts(ROOT / "figures", claims=[]).sources.places(("photos", "faces"), "vgg16")
     order = [(c.profile, c.data["name"].startswith("demo-"), c.data["test"], px) for c, px in places]
     assert order == sorted(order, key=lambda o: (o[0] != "strong", o[1], -o[2], -o[3])) and {"strong", "demo"} == {o[0] for o in order}
-    assert order[0] == ("strong", False, 3925, 128) and order[-1][1]
+    assert order[0] == ("strong", False, 3925, 128) and any(o[1] for o in order)
 
 
 def test_the_papers_own_numbers_bear_its_claims():

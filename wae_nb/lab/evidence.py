@@ -212,14 +212,14 @@ class Evidences:
         return None
 
     def _from_tables(self, what: str) -> tuple | None:
-        "From a table that a notebook wrote of its networks: the one with the most seeds."
+        "From a table that a notebook wrote of its networks: in the strongest training, pictures from outside before the embedded ones, then the most seeds."
         name = {"psnr": "wavelet-like", "likeness": "likeness"}[what]
-        tables = [p for profile in STRENGTH for p in sorted((self.root / profile).glob(f"{name}-*-vgg16*.csv"))]
-        found = [(p, _values(what, pd.read_csv(p, index_col=0))) for p in tables]
-        if not found:
-            return None
-        path, values = max(found, key=lambda f: len(f[1]))
-        return values, [f"{path.parent.name}/{path.stem}"], f"the table {path.stem}, {_plural(len(values), 'seed')}"
+        for profile in STRENGTH:
+            tables = sorted((self.root / profile).glob(f"{name}-*-vgg16*.csv"))
+            if found := [(p, _values(what, pd.read_csv(p, index_col=0))) for p in tables]:
+                path, values = max(found, key=lambda f: ("-demo-" not in f[0].name, len(f[1])))
+                return values, [f"{profile}/{path.stem}"], f"the table {path.stem}, {_plural(len(values), 'seed')}"
+        return None
 
 
 def _own_engines(runs: list[dict], backbone: str, row: str) -> str:
