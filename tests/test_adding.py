@@ -72,7 +72,9 @@ def test_a_way_to_prune(figures, monkeypatch):
         assert "Made-1" in Report("strong", figures, draws=10).table(number)
         table = pd.read_csv(figures / f"strong/table{number}-demo-photos-{backbone}.csv", index_col=0, dtype=str)
         assert table.loc["Made-1", "top-1 error (%), measured"] == f"{100 - float(accuracy):.2f}"
-        assert table.loc["Made-1", "CPU speed-up, measured"] == "–" and "Made-1" in cost_table(number, None, None).index
+        assert "Made-1" in cost_table(number, None, None).index
+        if backbone == TABLES[number].backbone:  # others have no costs beside the paper's
+            assert table.loc["Made-1", "CPU speed-up, measured"] == "–"
         assert front_rows(backbone)["Made-1"] == row
     assert "Made-1" not in timed_rows("vgg16").values()  # which channels stay is known for trained networks alone
 
