@@ -38,9 +38,13 @@ def test_recorded_stage_1_is_that_of_table_1():
 
     kept, profile = ROOT / "figures/strong", PROFILES["photos"]["strong"]
     names = json.loads((kept / "table1-imagenette-vgg16_bn.json").read_text())["Ours"]
+    psnr = []
     for ours in [json.loads((kept / f"records/{name}.json").read_text()) for name in names]:
         recipe, checksum = profile.recipe("vgg16_bn", ours["data"]["train"]), ours["data"]["checksum"]
         spec = RunSpec("wae", "vgg16_bn", checksum, recipe, ours["seed"], STAGE_1, profile.image_size, profile.width, head=profile.head)
         found = json.loads((kept / f"records/{spec.name}.json").read_text())
         assert found["decisive"] == ours["decisive"]["parent"]["parent"]
-    assert names
+        psnr.append(f"{found['test']['psnr']:.3g}")
+    cells = [c for c in json.loads((ROOT / "nbs/02_imagenet_vgg16.ipynb").read_text())["cells"] if "def recorded(stage, like)" in "".join(c["source"])]
+    shown = "".join(cells[0]["outputs"][0]["data"]["text/plain"])
+    assert psnr and re.findall(r"^seed \d+ +(\S+)", shown, re.MULTILINE) == psnr
