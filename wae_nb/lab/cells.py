@@ -13,6 +13,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from ..data.sets import is_embedded
 from .paper import DATA, PaperTable, TABLES, Row
 from .parameters import notebook_defaults
 from .profiles import PROFILES
@@ -98,7 +99,7 @@ class Collection:
         given = {
             "profile": self.profile,
             "kind": self.kind,
-            "data_root": "" if root.startswith("demo-") else root,
+            "data_root": "" if is_embedded(root) else root,
             "backbone": self.backbone,
             "seeds": ",".join(str(s) for s in self.seeds or [0]),
             table.chosen_by: "" if notebook else some.get(table.chosen_by, ""),

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..data.sets import is_embedded
 from .cells import Collection
 from .claims import Accuracy, Operations, Speed, SubImages
 from .costs import find_times, read_timing, table_batch
@@ -98,7 +99,7 @@ class Evidences:
                     each = itertools.product(kinds, sorted({int(px) for px in mine["image_size"]}, reverse=True))
                     of = mine["record"].iloc[0]["data"], frame[frame["data"].eq(data)]
                     out += [(Collection(profile, kind, name, *of), px) for kind, px in each]
-        return sorted(out, key=lambda place: (STRENGTH.index(place[0].profile), place[0].data["name"].startswith("demo-"), -place[0].data["test"], -place[1]))
+        return sorted(out, key=lambda place: (STRENGTH.index(place[0].profile), is_embedded(place[0].data["name"]), -place[0].data["test"], -place[1]))
 
     def of(
         self,
@@ -217,7 +218,7 @@ class Evidences:
         for profile in STRENGTH:
             tables = sorted((self.root / profile).glob(f"{name}-*-vgg16*.csv"))
             if found := [(p, _values(what, pd.read_csv(p, index_col=0))) for p in tables]:
-                path, values = max(found, key=lambda f: ("-demo-" not in f[0].name, len(f[1])))
+                path, values = max(found, key=lambda f: (not is_embedded(f[0].stem.removeprefix(f"{name}-").rpartition("-")[0]), len(f[1])))
                 return values, [f"{profile}/{path.stem}"], f"the table {path.stem}, {_plural(len(values), 'seed')}"
         return None
 

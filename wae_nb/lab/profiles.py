@@ -12,6 +12,7 @@ from functools import cache
 
 import torch
 
+from ..data.sets import is_embedded
 from ..method.backbones import features
 from ..train.recipes import Recipe, paper_recipe, short_recipe, strong_recipe
 
@@ -32,7 +33,7 @@ class Profile:
         data: str,  # the name of a data set
     ) -> int:
         "The side of its crops."
-        return self.demo_size if self.demo_size and data.startswith("demo-") else self.image_size
+        return self.demo_size if self.demo_size and is_embedded(data) else self.image_size
 
 
 def _demo(backbone: str, n: int) -> Recipe:
