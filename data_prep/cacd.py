@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(names)} of {len(people)} identities, {len(files)} images: {counted}")
     if (len(names), len(files)) != (IDENTITIES, IMAGES):
         print(f"The paper's subset has {IDENTITIES} identities and {IMAGES:,} images; which is not published: a table from this one is not quite the paper's.")
-    print(f"Use it: papermill nbs/05_cacd.ipynb out.ipynb -p profile paper -p data_root {a.target}")
+    print(f"Use it: papermill nbs/05_cacd.ipynb out.ipynb -p profile paper -p backbone vgg16 -p mixed_precision no -p data_root {a.target}")
 
 
 if __name__ == "__main__":

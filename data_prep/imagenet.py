@@ -262,7 +262,7 @@ def report(data: Dataset, target: Path) -> None:
     print(f"{d['train'] + d['val']:,} train images ({d['val']:,} of them kept for validation), {d['test']:,} val images to test, {d['classes']:,} classes")
     print(f"SHA-256 {data.checksum}")
     if size == PAPER_SIZE:
-        print(f"Use it: papermill nbs/02_imagenet_vgg16.ipynb out.ipynb -p profile paper -p data_root {target}")
+        print(f"Use it: papermill nbs/02_imagenet_vgg16.ipynb out.ipynb -p profile paper -p backbone vgg16 -p mixed_precision no -p data_root {target}")
     else:
         print(f"Use it: -p data_root {target}, with a profile whose crops are {round(size * 7 / 8)} pixels; --size {PAPER_SIZE} is the paper's")
 
