@@ -145,7 +145,7 @@ def kept_memory():
     libc = None if theirs or platform.libc_ver()[0] != "glibc" else ctypes.CDLL(None)
     if libc:
         libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never; a step of a wide network frees more than 2 GB, the largest number it takes
     try:
         yield
     finally:
