@@ -39,7 +39,7 @@ test: $(VENV)/installed
 test-paper: $(VENV)/installed
 	$(PY) -m pytest -m slow -s
 
-# every table from the records, PROFILE=strong, demo, small or paper; fails where a record is refused, after the page is written
+# every table from the records, PROFILE=strong, small or paper; fails where a record is refused, after the page is written
 report: $(VENV)/installed
 	@$(PY) -c "from wae_nb.cli import main; main(prog_name='wae')" report --profile $(PROFILE) --figures $(FIGURES)
 

@@ -47,7 +47,7 @@ TITLES = {
 INTRO = """# Results
 
 Made by `python figures/make_readme.py` from the files here; every number comes from run records. The paper's columns are ImageNet's and CACD's.
-The measured ones are from other, smaller data and, in `demo`, narrower networks: compare rows with each other, and only as far as the intervals in the
+The measured ones are from other, smaller data and narrower networks: compare rows with each other, and only as far as the intervals in the
 executed notebooks allow. `make report` shows the same tables on one page, beside the paper's and with what is missing."""
 
 

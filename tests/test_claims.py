@@ -117,12 +117,16 @@ def test_the_verdict_follows_the_records(tmp_path, right, words):
     assert json.loads((tmp_path / "claims/claims.json").read_text()).keys() == ({c.test.sentence for c in ASKED} if right is not None else set())
 
 
-def test_the_strongest_training_goes_first():
+def test_the_strongest_training_goes_first(tmp_path):
     """Then pictures that are not embedded, then the data with the most test images, then the largest images."""
-    places = Verdicts(ROOT / "figures", claims=[]).sources.places(("photos", "faces"), "vgg16")
+    shutil.copytree(ROOT / "figures/strong/records", tmp_path / "strong/records")
+    (tmp_path / "small/records").mkdir(parents=True)
+    embedded = next(p for p in sorted((tmp_path / "strong/records").glob("plain-vgg16*.json")) if json.loads(p.read_text())["data"]["name"] == "demo-photos")
+    shutil.move(embedded, tmp_path / "small/records")
+    places = Verdicts(tmp_path, claims=[]).sources.places(("photos", "faces"), "vgg16")
     order = [(c.profile, c.data["name"].startswith("demo-"), c.data["test"], px) for c, px in places]
-    assert order == sorted(order, key=lambda o: (o[0] != "strong", o[1], -o[2], -o[3])) and {"strong", "demo"} == {o[0] for o in order}
-    assert order[0] == ("strong", False, 3925, 128) and any(o[1] for o in order)
+    assert order == sorted(order, key=lambda o: (o[0] != "small", o[1], -o[2], -o[3])) and {"small", "strong"} == {o[0] for o in order}
+    assert order[0][:2] == ("small", True) and next(o for o in order if o[0] == "strong") == ("strong", False, 3925, 128) and any(o[1] for o in order[2:])
 
 
 def test_the_papers_own_numbers_bear_its_claims():

@@ -44,12 +44,12 @@ def test_results_are_listed(root):
 
 def test_a_new_table_is_listed(tmp_path, root):
     """Under what it shows and its data set; `--check` fails until then."""
-    (tmp_path / "demo/records").mkdir(parents=True)
+    (tmp_path / "strong/records").mkdir(parents=True)
     script = shutil.copy(root / "figures/make_readme.py", tmp_path)
-    (tmp_path / "demo/records/a.json").write_text(json.dumps({"data": {"name": "my cats_$|"}}))
-    (tmp_path / "demo/table6-my cats_$|-vgg16.md").write_text("| Table 6 |\n|---|\n| 95.1 |\n")
-    (tmp_path / "demo/table6-my cats_$|-vgg16.json").write_text(json.dumps({"Ours": ["a"]}))
-    (tmp_path / "demo/curves-my cats_$|-vgg16.png").touch()
+    (tmp_path / "strong/records/a.json").write_text(json.dumps({"data": {"name": "my cats_$|"}}))
+    (tmp_path / "strong/table6-my cats_$|-vgg16.md").write_text("| Table 6 |\n|---|\n| 95.1 |\n")
+    (tmp_path / "strong/table6-my cats_$|-vgg16.json").write_text(json.dumps({"Ours": ["a"]}))
+    (tmp_path / "strong/curves-my cats_$|-vgg16.png").touch()
 
     def run(*how):
         return subprocess.run([sys.executable, script, *how], capture_output=True, text=True)
@@ -58,7 +58,7 @@ def test_a_new_table_is_listed(tmp_path, root):
     assert run().returncode == run("--check").returncode == 0
     said = (tmp_path / "README.md").read_text()
     assert said.index("### Table 6") < said.index("| 95.1 |") < said.index("### Training curves")
-    assert "**my cats_$|, vgg16**: [1 record](demo/table6-my%20cats_%24%7C-vgg16.json)" in said
+    assert "**my cats_$|, vgg16**: [1 record](strong/table6-my%20cats_%24%7C-vgg16.json)" in said
 
 
 PAGES = ["README.md", "figures/README.md", "nbs/README.md", "data_prep/README.md"]

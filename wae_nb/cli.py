@@ -148,7 +148,7 @@ def _export(run, to, out, int8, data, as_json):
 
 # %% ../nbs/lib/cli.ipynb #772363ad
 @main.command("report")
-@click.option("--profile", default="strong", show_default=True, help="strong, demo, small or paper.")
+@click.option("--profile", default="strong", show_default=True, help="strong, small or paper.")
 @click.option("--figures", default="", help="The folder with a folder of records for each profile; by default the checkout's figures/.")
 @json_option
 def _report(profile, figures, as_json):
@@ -172,7 +172,7 @@ def _report(profile, figures, as_json):
 
 
 @main.command("reproduce")
-@click.option("--profile", required=True, help="demo (a laptop), strong (the same, trained well), small (one GPU) or paper (a GPU server).")
+@click.option("--profile", required=True, help="strong (a laptop), small (one GPU) or paper (a GPU server).")
 @click.option("--only", default="", help="Numbers of notebooks, separated by commas: 05, or 02,02b.")
 @click.option("--data", default="", help="A folder of images for every chosen notebook that takes one; by default the embedded sets.")
 @click.option("--faces", default="", help="A folder of faces, for 05 and 06 in place of --data.")

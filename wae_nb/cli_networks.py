@@ -39,7 +39,7 @@ def _crop_area(crops: str):
     return (0.35, 1.0) if crops == "resized" else None
 
 
-def _recipe(data, epochs: int, crops: str, way: str):
+def _recipe(data, backbone: str, epochs: int, crops: str, way: str = ""):
     "The strong recipe; as a teacher's pupil where it has one."
     from dataclasses import replace
 
@@ -47,7 +47,7 @@ def _recipe(data, epochs: int, crops: str, way: str):
 
     if epochs < 1:
         raise ValueError(f"epochs={epochs!r}: use at least 1")
-    recipe = strong_recipe("own", len(data.indices("train")), epochs, updates=1, crop_area=_crop_area(crops))
+    recipe = strong_recipe("own", len(data.indices("train")), epochs, updates=1, crop_area=_crop_area(crops), backbone=backbone)
     return replace(recipe, distill=Distill(start=way == "start")) if way else recipe
 
 
@@ -98,10 +98,10 @@ def _train(images, method, backbone, size, width, head, epochs, crops, device, p
         shape = dict(image_size=size, width=width, head=head)
         RunSpec(method, backbone, "", _checked_recipe(epochs, crops), seed, **shape)  # before the images are read
         data = load_data(images, size, out / "data")
-        recipe = _recipe(data, epochs, crops, "")
+        recipe = _recipe(data, backbone, epochs, crops)
         given = give(net, data, recipe, out, engine, seed).spec.given if net else ""
         start = keep_weights(weights, backbone, out) if weights else ""
-        recipe = _recipe(data, epochs, crops, "start" if _fits(method) else "taught") if net else recipe
+        recipe = _recipe(data, backbone, epochs, crops, "start" if _fits(method) else "taught") if net else recipe
         run = get_or_train(RunSpec(method, backbone, data.checksum, recipe, seed, start=start, given=given, **shape), data, engine, out)
     show(_value(run), _said(run), as_json)
 
@@ -147,10 +147,11 @@ def _prune(network, images, way, keep, epochs, crops, device, precision, seed, o
     out = Path(out).expanduser()
     with quiet():
         net = standard_network(network)
-        row = parse_row(str(Cheaper(way, keep)) if way in ("thinet", "taylor") else f"{way}:{keep}", net.config["arguments"]["backbone"])
+        backbone, size = (net.config["arguments"][k] for k in ("backbone", "image_size"))
+        row = parse_row(str(Cheaper(way, keep)) if way in ("thinet", "taylor") else f"{way}:{keep}", backbone)
         engine, area = Engine(device, precision), _crop_area(crops)  # noqa: F841  refused before the images are read
-        data = load_data(images, net.config["arguments"]["image_size"], out / "data")
-        recipe = _recipe(data, epochs, crops, "")
+        data = load_data(images, size, out / "data")
+        recipe = _recipe(data, backbone, epochs, crops)
         base = give(net, data, recipe, out, engine, seed)
         run = get_or_train(spec_of(row, base.spec, recipe), data, engine, out)
     show(_value(run), _said(run), as_json)
@@ -248,7 +249,7 @@ def _plan(images, method, backbone, size, width, head, epochs, crops, device, pr
     with quiet():
         engine = Engine(device, precision)
         data = load_data(images, size, cache)
-        chosen = paper_recipe(backbone) if recipe == "paper" else _recipe(data, epochs, crops, "")
+        chosen = paper_recipe(backbone) if recipe == "paper" else _recipe(data, backbone, epochs, crops)
         planned = plan(RunSpec(method, backbone, data.checksum, chosen, **shape), data, engine, devices, steps)
     show(asdict(planned), str(planned), as_json)
 

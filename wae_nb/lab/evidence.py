@@ -59,7 +59,7 @@ class Evidence:
         return self.gain is not None and len(self.gain) == 1
 
 # %% ../../nbs/lib/lab/evidence.ipynb #181262c0
-STRENGTH = ("paper", "small", "strong", "demo")  # profiles, the best training first
+STRENGTH = ("paper", "small", "strong")  # profiles, the best training first
 
 
 def _plural(n: int, what: str) -> str:

@@ -129,7 +129,7 @@ def main(
 ) -> None:
     "The command: stages of a method at a profile's size, on embedded data or a folder."
     parser = argparse.ArgumentParser(prog="python -m wae_nb.lab.overhead", description="The training loop's own share of an epoch, and the loader's rate.")
-    parser.add_argument("--profile", default="demo")
+    parser.add_argument("--profile", default="strong")
     parser.add_argument("--kind", default="faces", help="faces or photos")
     parser.add_argument("--backbone", default="vgg16")
     parser.add_argument("--method", default="wae")

@@ -45,6 +45,7 @@ class Family:
     hidden: int = 0  # width of the layer that a pooled head has before that of the scores; 0 for none
     norm: bool = False  # whether a pooled head normalises what it pooled
     pixels: Callable[[str], Pixels] | None = None  # name → what its images are normalised by; None for ImageNet's
+    init: str = "kaiming"  # in the strong recipe, of `INITS`
     aside: tuple[str, ...] = ()  # how the weights' names begin that the main path does not have
 
 
@@ -90,8 +91,8 @@ _resnet, _inception = _without("avgpool", "fc"), _without("avgpool", "dropout", 
 _to_one = dict(pixels=lambda name: ((0.5,) * 3, (0.5,) * 3), aside=("aux1.", "aux2.", "AuxLogits."))  # pixels from -1 to 1
 FAMILIES = {
     "vgg": Family(("vgg",), _vgg_features, flat_head=True, lr=0.01, prunable=True),
-    "resnet": Family(("resnet", "wide_resnet"), _resnet, prunable=True),
-    "resnext": Family(("resnext",), _resnet),  # grouped convolutions
+    "resnet": Family(("resnet", "wide_resnet"), _resnet, prunable=True, init="residual"),
+    "resnext": Family(("resnext",), _resnet, init="residual"),  # grouped convolutions
     "alexnet": Family(("alexnet",), _features_of, flat_head=True, lr=0.01),
     "densenet": Family(("densenet",), _densenet_features),
     "mobilenet_v2": Family(("mobilenet_v2",), _features_of),
@@ -272,19 +273,29 @@ def pooled_head(
     return nn.Sequential(*layers, nn.Linear(hidden or in_channels, num_classes))
 
 # %% ../../nbs/lib/method/backbones.ipynb #dff0fc6b
-INITS = ("xavier", "kaiming")
+INITS = ("xavier", "kaiming", "residual")
+
+
+def _zero_branches(module: nn.Module) -> None:
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    for m in module.modules():
+        if isinstance(m, (BasicBlock, Bottleneck)):
+            nn.init.zeros_((m.bn3 if isinstance(m, Bottleneck) else m.bn2).weight)
 
 
 def init_(
     module: nn.Module,  # every convolution and linear layer in it is re-initialised
-    init: str,  # "xavier" (Glorot and Bengio 2010) or "kaiming" (He et al. 2015)
+    init: str,  # "xavier" (Glorot and Bengio 2010), "kaiming" (He et al. 2015) or "residual", that with ResNet's branches at zero (Goyal et al. 2017)
 ) -> nn.Module:  # the same module
     "Draw the weights of convolutions and linear layers anew, in place, biases zero. Raises `ValueError` for an unknown name."
     if init not in INITS:
         raise ValueError(f"init={init!r} is unknown; use one of {', '.join(INITS)}")
     xavier_(module)
-    if init == "kaiming":
+    if init != "xavier":
         for m in module.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
+    if init == "residual":
+        _zero_branches(module)
     return module

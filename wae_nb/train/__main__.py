@@ -25,7 +25,7 @@ from .specs import RunSpec
 RECIPES = {  # name → called with the backbone and the number of training images
     "paper": lambda backbone, n: paper_recipe(backbone),
     "short": lambda backbone, n: short_recipe("short", n),
-    "strong": lambda backbone, n: strong_recipe("strong", n),
+    "strong": lambda backbone, n: strong_recipe("strong", n, backbone=backbone),
 }
 PLACES = {"data_root": "", "demo": "faces", "runs_dir": "runs"}
 
