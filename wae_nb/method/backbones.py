@@ -276,14 +276,6 @@ def pooled_head(
 INITS = ("xavier", "kaiming", "residual")
 
 
-def _zero_branches(module: nn.Module) -> None:
-    from torchvision.models.resnet import BasicBlock, Bottleneck
-
-    for m in module.modules():
-        if isinstance(m, (BasicBlock, Bottleneck)):
-            nn.init.zeros_((m.bn3 if isinstance(m, Bottleneck) else m.bn2).weight)
-
-
 def init_(
     module: nn.Module,  # every convolution and linear layer in it is re-initialised
     init: str,  # "xavier" (Glorot and Bengio 2010), "kaiming" (He et al. 2015) or "residual", that with ResNet's branches at zero (Goyal et al. 2017)
@@ -297,5 +289,9 @@ def init_(
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
     if init == "residual":
-        _zero_branches(module)
+        from torchvision.models.resnet import BasicBlock, Bottleneck
+
+        for m in module.modules():
+            if isinstance(m, (BasicBlock, Bottleneck)):
+                nn.init.zeros_((m.bn3 if isinstance(m, Bottleneck) else m.bn2).weight)
     return module
