@@ -168,7 +168,7 @@ CLAIMS = [
     *(Claim(Accuracy(3, "I_L", row), _LOW, _TRIED) for row in ("cA", "I_R")),
     Claim(Accuracy(3, "I_L + I_H", "I_L"), "$I_H$ is too faint to add anything", _TRIED),
     Claim(Accuracy(4, "w/ FT", "w/o FT"), "a small step on both losses at once undoes some of what stage 2 learned", "several γ (07_ablations)"),
-    Claim(Accuracy(5, "Ours", "ResNet-50", within=True), _SMALL, "the strong recipe, and weights that start with every branch at zero, which brought the standard network forward (03_imagenet_resnet50)"),
+    Claim(Accuracy(5, "Ours", "ResNet-50", within=True), _SMALL, "the strong recipe, with every branch at zero to begin with (03_imagenet_resnet50)"),
     Claim(Accuracy(5, "Ours", "ThiNet-30"), _PRUNED, _FRONT),
     *(Claim(Accuracy(6, "Ours", row), _FACES, "drawn faces and photographs (05_cacd)") for row in ("VGG16-Net", "Wavelet+CNN", "Decomposition+CNN")),
     *(Claim(Accuracy(7, "Ours", "VGG16-Net", variance=v), _NOISE, _NOISY, beside) for v, beside in _AVERAGED.items()),
