@@ -20,7 +20,6 @@ TITLES = {
     "speedup-cpu": "Speed-up by batch size",
     "parts-cpu": "Where the time goes",
     "tradeoff-openvino": "Accuracy against measured speed-up, OpenVINO",
-    "tradeoff-fused": "Accuracy against measured speed-up, fused in PyTorch",
     "stage1": "Sub-images after stage 1",
     "stage1-curves": "Losses of stage 1",
     "pruning": "Cost and accuracy while pruning",

@@ -141,7 +141,7 @@ _TRIED = (
     "encoders, details in the first layer, teachers and longer training (10_past_the_paper). Not tried: ImageNet at full width and size, "
     "which needs its images and GPUs"
 )
-_PRUNED = "a pruned network starts from the trained one and sees the full resolution, while ours learns anew from half of it; a short training shows that"
+_PRUNED = "a pruned network starts from the trained one and sees the full resolution, while ours learns anew from half of it"
 _FRONT = "all rows with one recipe, and accuracy against measured speed, where a row that is more accurate and slower is seen to be that (02b_front)"
 _LEARNED = "a wavelet or a resized image is there from the start, while the encoder has to be learned, and what it gives changes from seed to seed"
 _LOW = (

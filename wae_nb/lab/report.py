@@ -29,7 +29,6 @@ from ..train.records import RecordError, project_root
 # %% ../../nbs/lib/lab/report.ipynb #b9383098
 BEYOND = {  # files that the notebooks write beside the paper's tables → what they show
     "tradeoff-openvino": "Accuracy against measured speed-up, in OpenVINO",
-    "tradeoff-fused": "Accuracy against measured speed-up, in packed PyTorch layers, which OpenVINO replaced",
     "tradeoff-compile": "Accuracy against measured speed-up, in torch.compile",
     "pruning": "What pruning does, part after part",
     "reconstruction": "How well the image comes back",
@@ -51,7 +50,7 @@ BEYOND = {  # files that the notebooks write beside the paper's tables → what 
     "ideas-noise": "Rows past the paper, under noise",
     "ideas-groups": "Where accuracy is lost, by how much detail an image has",
 }
-_FRONT = ("tradeoff-openvino", "tradeoff-fused", "tradeoff-compile", "ideas-ms")  # of them, pictures that a reader wants first
+_FRONT = ("ideas-ms", "tradeoff-openvino", "tradeoff-compile")  # of them, pictures that a reader wants first
 _RECORD = re.compile(r"-seed(\d+)-[0-9a-f]+(?:-(int8|time))?")  # in a record's name: the seed, and what was done with the run
 
 
@@ -148,8 +147,9 @@ class Report:
 
     def front(self) -> str:  # Markdown
         "What a reader wants first: the picture of accuracy against speed-up, the findings, the contents."
-        by_size = sorted(self.collections, key=lambda c: -c.data.get("test", 0))
-        pictures = [self.folder / f"{stem}.png" for c in by_size for name in _FRONT for stem in self._stems(name, c.data["name"], c.backbone)]
+        each = ((c, name) for name in _FRONT for c in self.collections)
+        by_size = sorted(each, key=lambda e: -e[0].data.get("test", 0))  # among the same images as `_FRONT` has them
+        pictures = [self.folder / f"{stem}.png" for c, name in by_size for stem in self._stems(name, c.data["name"], c.backbone)]
         picture = next((_picture(p) for p in pictures if p.exists() and p.stem not in self.stale), "")
         links = [f"[Table {n}](#table{n}): {t.caption}" for n, t in TABLES.items()] + [f"[Figure {n}](#figure{n}): {f.title}" for n, f in FIGURES.items()]
         links += ["[Beyond the paper](#beyond)", "[What is measured and what is missing](#missing)"]
