@@ -57,8 +57,8 @@ class Question:
                 raise ValueError(f"{name}={value!r}: use a number above 0")
 
 # %% ../../nbs/lib/lab/compare.ipynb #0eeb99db
-def _recipe(question: Question, data: Dataset, epochs: int):
-    return strong_recipe("compare", len(data.indices("train")), epochs, updates=1, crop_area=question.crop_area)
+def _recipe(question: Question, data: Dataset, epochs: int, backbone: str):
+    return strong_recipe("compare", len(data.indices("train")), epochs, updates=1, crop_area=question.crop_area, backbone=backbone)
 
 
 def _found_plan(path: Path) -> dict | None:
@@ -82,7 +82,7 @@ def trained_base(
     runs_dir = Path(out) / "runs"
 
     def spec(epochs):
-        return replace(fresh, recipe=_recipe(question, data, epochs))
+        return replace(fresh, recipe=_recipe(question, data, epochs, fresh.backbone))
 
     epochs = question.epochs
     if question.hours is not None:
@@ -119,7 +119,7 @@ def plan_rows(
     path = out / f"plan-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]}.json"
     if found := _found_plan(path):
         return found
-    recipe, left_out = _recipe(question, data, question.epochs), {}
+    recipe, left_out = _recipe(question, data, question.epochs, base.spec.backbone), {}
     say("timing the rows before they are trained")
     ahead = times_ahead(rows, base.spec, recipe, len(data.classes), question.setting, question.batch)
     for r in dict.fromkeys(r.trained for r in rows if r.trained != WHOLE_NETWORK):
@@ -187,7 +187,7 @@ def compare_rows(
     "Train, test and time rows beside the network that they shall stand in for. Goes on where it was cut off. Raises what training, timing and INT8 raise."
     out, engine = Path(out), engine or Engine()
     plan = plan_rows(rows, question, base, data, out, engine, say)
-    recipe = _recipe(question, data, plan["epochs"])
+    recipe = _recipe(question, data, plan["epochs"], base.spec.backbone)
     for name, why in plan["left_out"].items():
         say(f"{name} is left out: {why}")
     runs = {WHOLE_NETWORK: base}

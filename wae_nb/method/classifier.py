@@ -232,7 +232,7 @@ def build(
     high_floor: int = 16,  # no layer on `high` thinner than this; bites only below full width
     dropout: float = 0.5,  # in VGG's and AlexNet's heads, in [0, 1)
     sub_norm: bool = True,  # the BatchNorm on the sub-images
-    init: str = "xavier",  # of the networks and heads, "xavier" or "kaiming"; an encoder always starts as the paper's
+    init: str = "xavier",  # of the networks and heads, of `INITS`; an encoder always starts as the paper's
     head: str = "",  # "pooled" for a global average and one layer instead of VGG's; empty for the family's own
     weights: Weights | None = None,  # of the whole network at full resolution, that the network on `low` starts from; None for `init`
 ) -> DecomposedClassifier:

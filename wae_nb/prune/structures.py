@@ -49,7 +49,7 @@ def thinet(
     num_classes: int,  # ≥ 2
     image_size: int = 224,  # pixels, ≥ 32; "conv" takes this size alone
     width: float = 1.0,  # of every layer, > 0; 0.25 is a quarter of the channels
-    init: str = "xavier",  # of the weights, "xavier" or "kaiming"
+    init: str = "xavier",  # of the weights, as in `init_`
     batch_norm: bool = False,  # whether one follows each of VGG's convolutions, as in torchvision's `vgg16_bn`; ResNet-50 has its own
 ) -> DecomposedClassifier:  # with fresh weights
     "A network of ThiNet's published structure (Luo et al. 2017). Raises `ValueError` naming the argument that cannot work."
