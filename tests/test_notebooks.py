@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, run_notebook
 
 from wae_nb.lab.parameters import check_parameters
+from wae_nb.lab.profiles import PROFILES
 
 NUMBERED = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 ALL = sorted((ROOT / "nbs").rglob("*.ipynb"))
@@ -60,6 +61,9 @@ def test_parameters_are_typed_and_explained(path):
     for name, p in found.items():
         assert p["inferred_type_name"] != "None", name
         assert p["help"], name
+        if name == "profile":
+            named = set(re.findall(r"[a-z]+", re.sub(r"\(.*?\)|:.*", "", p["help"]))) - {"or"}
+            assert named == set(PROFILES["photos"]) - {"smoke"}
 
 
 @pytest.mark.parametrize("path", NUMBERED, ids=lambda p: p.stem)
