@@ -114,9 +114,9 @@ def test_imagenet_tables_on_a_folder(people, tmp_path):
         for number in numbers:
             table = pd.read_csv(tmp_path / f"figures/smoke/table{number}-people-resnet18.csv", index_col=0, dtype=str)
             assert "±" in table.loc["Ours", "top-1 error (%), measured"] and not any("CPU" in c for c in table)
-            assert list(table.index) == {1: ["resnet18 (112)", "Ours"], 2: ["Ours"], 5: ["resnet18", "ThiNet-30", "Ours"]}[number]
+            assert list(table.index) == {1: ["resnet18, half resolution", "Ours"], 2: ["Ours"], 5: ["resnet18", "ThiNet-30", "Ours"]}[number]
     traded = pd.read_csv(tmp_path / "figures/smoke/tradeoff-eager-people-resnet18.csv", index_col=0)
-    assert set(traded.index) == {"resnet18 (224)", "ThiNet-30", "Ours"} and (traded["speed-up"].str.split().str[0].astype(float) > 0).all()
+    assert set(traded.index) == {"resnet18", "ThiNet-30", "Ours"} and (traded["speed-up"].str.split().str[0].astype(float) > 0).all()
     assert not re.search(r"trained \w+-resnet18", text(tmp_path / "02b_front.ipynb"))  # the runs of the other two
     assert "trained plain-resnet18" in text(tmp_path / "03_imagenet_resnet50.ipynb")
     assert "found wae-resnet18-stage3-seed1" in text(tmp_path / "03_imagenet_resnet50.ipynb")  # shared with the other notebook

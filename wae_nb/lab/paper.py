@@ -170,7 +170,7 @@ _TABLES = [
         1, "VGG16 at two sizes and the accelerated model on ImageNet", cols := _ERROR | _CPU_GPU | {"flops": COSTS["flops"]},
         _rows(cols, **{"VGG16 (224)": (*_VGG, 15.36), "VGG16 (112)": (15.73, 340.73, 3.78, 1.57, 3.92, 3.89), "Ours": (*_OURS, 4.11)}),
         {"VGG16 (224)": _PLAIN, "VGG16 (112)": _HALF, "Ours": _WAE}, (("Ours", "VGG16 (224)"), ("Ours", "VGG16 (112)")),
-        "02_imagenet_vgg16", extra=_TOP1, names={"VGG16 (224)": "{} (224)", "VGG16 (112)": "{} (112)"}, chosen_by="rows"),
+        "02_imagenet_vgg16", extra=_TOP1, names={"VGG16 (224)": "{}", "VGG16 (112)": "{}, half resolution"}, chosen_by="rows"),
     PaperTable(
         2, "VGG16 on ImageNet: baselines and the state of the art of 2017", cols := _ERROR | _CPU_GPU,
         _rows(cols, **{
