@@ -35,7 +35,18 @@ TITLES = {
     "curves": "Training curves",
     "confusions": "Confusion matrices",
     "ideas-detail": "What details are worth, and what the work on a larger image is worth",
-    "ideas-sizes": "Taught rows against taught half resolution, by the size of the image",
+    "ideas": "Past the paper: rows and ways to train them",
+    "ideas-bar": "Past the paper: decompositions against the resized image trained alike",
+    "ideas-curves": "Past the paper: training curves",
+    "ideas-first-layer": "Past the paper: how much noise the first layer lets in",
+    "ideas-front": "Past the paper: accuracy against operations",
+    "ideas-groups": "Past the paper: accuracy by the details in an image",
+    "ideas-ms": "Past the paper: accuracy against measured speed-up, INT8 on top",
+    "ideas-noise": "Past the paper: noise",
+    "ideas-pruned": "Past the paper: pruned on top",
+    "ideas-steps": "Past the paper: what each step buys",
+    "ideas-tasks": "Past the paper: task by task",
+    "ideas-tasks-splits": "Past the paper: task by task, on both splits",
     "precision-cpu": "Training in single precision and in bfloat16",
     "zoo-cpu": "Every CNN of torchvision at half the input",
     "comparison": "Ways to make one network cheaper",
@@ -59,8 +70,9 @@ def parts(stem: str, data: list[str]) -> tuple[str, str, str]:
 
 
 def title(what: str, profile: str) -> str:
-    what = what.removesuffix(f"-{profile}")
-    return TITLES.get(what) or re.sub(r"^(Table|Figure)(\d)", r"\1 \2", what.replace("-", " ").capitalize())
+    what, size = re.fullmatch(r"(.+?)(?:-(\d+px))?(?:-vgg16_bn)?", what.removesuffix(f"-{profile}")).groups()
+    found = TITLES.get(what) or re.sub(r"^(Table|Figure)(\d)", r"\1 \2", what.replace("-", " ").capitalize())
+    return f"{found}, {size.replace('px', ' px')}" if size else found
 
 
 def links(stem: Path) -> str:
@@ -147,7 +159,7 @@ def front() -> str:
         cells = [full[row][k] for k in ("same engine, fp32", "best in fp32", "best of all over INT8")]
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
-    lines += ["", f"One seed above; medians [quartiles] below. {machine}"]
+    lines += ["", f"One seed above; medians [quartiles] below. *Over INT8*: the row at its fastest against the standard network in INT8. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 

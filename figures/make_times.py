@@ -38,7 +38,7 @@ def run_records() -> tuple[dict[str, dict], dict[str, str]]:
 def printed(book: Path) -> set[str]:
     """The names of the runs that a notebook says it has trained or found."""
     said = "".join("".join(o.get("text", [])) for c in read(book)["cells"] for o in c.get("outputs", []))
-    return set(re.findall(r"^(?:trained|found) ([a-z]\S*?):", said, re.MULTILINE))
+    return set(re.findall(r"^(?:trained|found) ([A-Za-z]\S*?):", said, re.MULTILINE))
 
 
 def runs_of(book: Path, records: dict[str, dict], names: dict[str, str]) -> set[str]:
@@ -72,9 +72,10 @@ def where(records: list[dict]) -> str:
 def line(book: Path, records: dict[str, dict], names: dict[str, str], whole: dict[str, dict]) -> str:
     """What stands at the top of a notebook."""
     used, said = [records[n] for n in sorted(runs_of(book, records, names))], []
+    given, used = [r for r in used if not r["epochs"]], [r for r in used if r["epochs"]]
     if used:
         of, shown = f"{len(used)} runs" if len(used) > 1 else "one run", book.stem in TABLES
-        took = f"took {long(sum(r['seconds'] for r in used))} to train ({where(used)})"
+        took = f"took {long(sum(r['seconds'] for r in used))} to train ({where(used)}{', the standard network not counted' if given else ''})"
         trains = f"It shows the records of {of}, which {took}, and trains nothing unless `rows` asks for it"
         said.append(trains if shown else f"Its {of} {took}; what is there is not trained again")
     if book.stem == "04_timing":

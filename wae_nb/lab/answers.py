@@ -55,7 +55,8 @@ def answer(
             said += f" By its mean alone: {near[-1]['title']}, {more:.2f} times; to say it, {_images_needed(near[-1], points, record['data']['test'])}."
         return Answer(best, said)
     if not near:
-        what = f"The most accurate that is faster: {_said(max(faster, key=lambda r: r['difference'][0]), base)}." if faster else "No row is faster."
+        most = max(faster, key=lambda r: (r["difference"][0], r["times"]["speedup"][1]), default=None)
+        what = f"The most accurate that is faster: {_said(most, base)}." if most else "No row is faster."
         return Answer(None, f"No row is {limit}, by its mean or by its interval. {what}")
     needed = _images_needed(near[-1], points, record["data"]["test"])
     return Answer(None, f"No row is {limit} by its interval. The cheapest by its mean: {_said(near[-1], base)}; to say it, {needed}.")

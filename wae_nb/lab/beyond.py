@@ -159,7 +159,8 @@ def pruned_of(
 ) -> Pruned:
     "What was pruned further, of the rows found."
     rows = {fingerprint_of(r["decisive"]): k for k, rs in found.items() for r in rs}
-    runs = frame[frame["kind"].eq("run") & frame["parent"].isin(rows) & frame["method"].isin(PRUNERS)].sort_values(["keep", "seed"])
+    pruned = frame["kind"].eq("run") & frame["parent"].isin(rows) & frame["method"].isin(PRUNERS) & frame["keep"].lt(1)  # 1 is the control
+    runs = frame[pruned].sort_values(["keep", "seed"])
     out: Pruned = {}
     for r, parent in zip(runs["record"], runs["parent"]):
         out.setdefault((*rows[parent], r["decisive"]["method"], r["decisive"]["keep"]), []).append(r)

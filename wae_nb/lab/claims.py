@@ -153,7 +153,7 @@ _TIMED = "OpenVINO, torch.compile, ONNX Runtime and ncnn, images one by one and 
 _NOISE = "BatchNorm brings a faint $I_H$ to unit variance, and the noise in it as well; how faint it is changes from seed to seed"
 _NOISY = "each score alone, sub-images without BatchNorm, and averaging by itself, which the half-size input does too (06_noise)"
 _FACES = "the faces here are few and easy: each row has nearly all of them right, and what is left to be better at is a handful of images"
-_SMALL = "a ResNet divides the side by thirty-two, and of a small image half the size leaves it a last map of very few pixels"
+_DEEP = "a ResNet divides the side by thirty-two, and of a small image half the size leaves it a last map of very few pixels"
 _BOTH = "the networks of both rows differ in the encoder alone, which the labels train well enough without the transform loss"
 
 # %% ../../nbs/lib/lab/claims.ipynb #b7f3e02a
@@ -168,7 +168,7 @@ CLAIMS = [
     *(Claim(Accuracy(3, "I_L", row), _LOW, _TRIED) for row in ("cA", "I_R")),
     Claim(Accuracy(3, "I_L + I_H", "I_L"), "$I_H$ is too faint to add anything", _TRIED),
     Claim(Accuracy(4, "w/ FT", "w/o FT"), "a small step on both losses at once undoes some of what stage 2 learned", "several γ (07_ablations)"),
-    Claim(Accuracy(5, "Ours", "ResNet-50", within=True), _SMALL, "the strong recipe, with every branch at zero to begin with (03_imagenet_resnet50)"),
+    Claim(Accuracy(5, "Ours", "ResNet-50", within=True), _DEEP, "the strong recipe, with every branch at zero to begin with (03_imagenet_resnet50)"),
     Claim(Accuracy(5, "Ours", "ThiNet-30"), _PRUNED, _FRONT),
     *(Claim(Accuracy(6, "Ours", row), _FACES, "drawn faces and photographs (05_cacd)") for row in ("VGG16-Net", "Wavelet+CNN", "Decomposition+CNN")),
     *(Claim(Accuracy(7, "Ours", "VGG16-Net", variance=v), _NOISE, _NOISY, beside) for v, beside in _AVERAGED.items()),

@@ -204,7 +204,7 @@ _TABLES = [
 TABLES: dict[int, PaperTable] = {t.number: t for t in _TABLES}
 
 FIGURES: dict[int, PaperFigure] = {
-    1: PaperFigure("01_decomposition", "An image on its way through the auto-encoder", "how much of the image is still in low, how faint high is"),
+    1: PaperFigure("01_decomposition", "An image on its way through the auto-encoder", "what is still in low, and what is left for high (both stretched)"),
     2: PaperFigure("01_decomposition", "The layers of the auto-encoder", "where the size halves, and how few channels there are"),
     3: PaperFigure("02_imagenet_vgg16", "Sub-images of ours and of Decomposition+CNN", "whether the halves are more alike without the auto-encoder"),
     4: PaperFigure("01_decomposition", "Sub-images and the reconstruction", "whether high holds edges and contours, and what the reconstruction loses"),
