@@ -232,7 +232,8 @@ def in_all(
     where = [[t + (", where the validation split says the opposite" if t in denied else "") for t, ks in at.items() if ks] for at in (above, below)]
     where = [f"{len(at)}" + (f" ({'; '.join(at)})" if at else "") for at in where]
     said = f"some decomposition is above the resized image of the same size, trained alike, on {where[0]}, some below on {where[1]}."
-    return f"Of {len(each)} task{'s' * (len(each) != 1)}, {said} Elsewhere these seeds and images can't tell them apart, and a resized image is the simpler choice."
+    said = f"Of {len(each)} task{'s' * (len(each) != 1)}, {said}"
+    return f"{said} Elsewhere these seeds and images can't tell them apart, and a resized image is the simpler choice."
 
 
 def _cheap(found: Rows, fewer: float) -> Rows:
