@@ -155,8 +155,8 @@ def front() -> str:
         cells = [points[name][k] for name in (row, f"{row}, int8") for k in ("top-1 accuracy (%)", "speed-up")]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     trained = rows_of(FIGURES / "strong/ideas-128px-imagenette-vgg16_bn.csv", "row", "trained")
-    best = trained[f"standard network {FINER}"]["top-1 (%)"]
-    lines += ["", f"In half the batch the standard network reaches {best} % (not timed)."]
+    if best := trained.get(f"standard network {FINER}"):
+        lines += ["", f"Trained in half the batch, the standard network reaches {best['top-1 (%)']} % (not timed)."]
     full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
     heads = "same engine, fp32", "best engine of each side, fp32", "its fastest over standard in INT8"
     lines += ["", f"| Full width, 224 px, one image: times faster | {' | '.join(heads)} |", "|---|---|---|---|"]

@@ -258,7 +258,7 @@ def tasks_table(
         for k in [BAR, *best] if BAR in found else best:
             cells = {"times fewer": f"{found[WHOLE][0]['macs'] / found[k][0]['macs']:.1f}", "less full resolution": _interval(paired(found[k], found[WHOLE]))}
             out[task, title_of(k)] = cells | {"less the resized image trained alike": _interval(against.get(k)), "seeds": len(found[k])}
-    return pd.DataFrame(out).T.rename_axis(["task", "row"])
+    return pd.DataFrame(out).T.rename_axis(["task", "row"]) if out else pd.DataFrame()
 
 
 def _told(a: str, b: str, difference) -> list[str]:
