@@ -15,7 +15,7 @@ from torch import nn
 import wae_nb
 from wae_nb.convert.export import export_onnx
 from wae_nb.convert.folding import SplitChannels, difference, fold
-from wae_nb.deploy.engines import ENGINES, InferenceEngine, check_engine, prepare
+from wae_nb.deploy.engines import ENGINES, InferenceEngine, check_engine, prepare, recorded
 from wae_nb.lab.timing import available_engines, row_model, timed_rows
 from wae_nb.measure import latency
 from wae_nb.measure.cost import macs, roofline
@@ -314,17 +314,30 @@ def test_onnx_file_gives_the_scores(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("backbone", ["vgg16", "resnet50"])
 @pytest.mark.parametrize("method", ["plain", "wavelet", "wae"])
-def test_compiled_on_a_gpu(method, backbone):
+@pytest.mark.parametrize("engine", ["graph", "compile"])
+def test_recorded_on_a_gpu(engine, method, backbone):
     """Recorded graphs replay for new images and new batch sizes, and results are the caller's own."""
     torch.backends.cudnn.allow_tf32 = False
     net = trained_like(method, backbone, 64, 5).cuda()
-    fast, before = prepare(net, "compile", image_size=64), None
+    fast, before = prepare(net, engine, image_size=64), None
     for n in (2, 5, 2):
         x = torch.rand(n, 3, 64, 64, device="cuda")
         with torch.no_grad():
             assert difference(net(x), got := fast(x)) < 1e-4
         assert before is None or torch.equal(*before)
         before = got.s, got.s.clone()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_path_that_a_graph_cannot_record():
+    """Refused in one line, and the GPU works on."""
+
+    def net(x):
+        return x * 2 if x.mean() > 0 else x * 3
+
+    with pytest.raises(ValueError, match=r"\Athe model's path depends on its input, so it cannot be recorded[^\n]*\Z"):
+        recorded(net)(torch.rand(3, device="cuda"))
+    assert recorded(torch.nn.ReLU())(torch.full((3,), -1.0, device="cuda"))[0].tolist() == [0, 0, 0]
 
 
 def test_made_up_engine(monkeypatch):

@@ -20,7 +20,7 @@ from .shell import json_option, main, quiet, show, table
 @click.option("--size", default=224, show_default=True, help="Side of the images, pixels.")
 @click.option("--batch", default="1", show_default=True, help="Images at once; several, separated by commas.")
 @click.option("--classes", default=1000, show_default=True, help="Number of classes.")
-@click.option("--engine", default="", help="openvino, compile, eager, onnxruntime or ncnn; by default the first that can run here.")
+@click.option("--engine", default="", help="openvino, graph, compile, eager, onnxruntime or ncnn; by default the first that can run here.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, tf32, bf16 or int8.")
 @click.option("--threads", type=int, help="Of the CPU; by default PyTorch's own choice.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or auto.")

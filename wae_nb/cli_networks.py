@@ -264,7 +264,7 @@ def _plan(images, method, backbone, size, width, head, epochs, crops, device, pr
 @click.option("--hours", type=float, help="That it may take; decides how many rows and epochs there are.")
 @_options(*_training)
 @click.option("--batch", default=1, show_default=True, help="Images at once, where latency is measured.")
-@click.option("--engine", default="", help="openvino, compile, eager, onnxruntime or ncnn; by default the first that can run here.")
+@click.option("--engine", default="", help="openvino, graph, compile, eager, onnxruntime or ncnn; by default the first that can run here.")
 @click.option("--threads", type=int, help="Of the CPU, where latency is measured; by default PyTorch's own choice.")
 @click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--out", default="compared", show_default=True, help="The folder for runs, table, picture and the chosen network.")

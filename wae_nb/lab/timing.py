@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import nn, Tensor
 
-from ..deploy.engines import ENGINES, Prepared, check_engine, prepare
+from ..deploy.engines import ENGINES, Prepared, check_engine, prepare, recorded
 from ..convert.folding import fold
 from ..convert.openvino import OpenVINORun
 from .paper import TABLES, added_rows
@@ -219,6 +219,8 @@ _PARTS = {  # what comes in is what the parts before gave
 
 def _alone(net: nn.Module, inputs: list[Tensor], setting: Setting) -> Callable[[], object]:
     "A part in its engine: OpenVINO's, or PyTorch's own."
+    if setting.engine == "graph":
+        return partial(recorded(net), *inputs)
     if setting.engine != "openvino":
         return partial(net, *inputs)
     import openvino

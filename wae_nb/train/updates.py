@@ -114,13 +114,13 @@ class Updates:
         acc, cuts, total = self.acc, self.shares.cuts, 0.0
         for part in range(len(cuts)):
             images, labels, index = next(batches)
-            images, labels = (t.to(acc.device, non_blocking=True) for t in (images, labels))
+            images, labels, at = (t.to(acc.device, non_blocking=True) for t in (images, labels, index))
             of_batch = len(labels) / self.shares.size
             with nullcontext() if part == len(cuts) - 1 else acc.no_sync(self.task):
-                clean = crop(images, self.image_size, self.offsets[index.to(acc.device)])
+                clean = crop(images, self.image_size, self.offsets[at])
                 given = [self._noisy(clean, index), labels]
                 if self.teacher:
-                    given.append(self.teacher.answers(clean) if self.answers is None else self.answers[index.to(acc.device)])
+                    given.append(self.teacher.answers(clean) if self.answers is None else self.answers[at])
                 with acc.autocast():
                     loss = self.task(*given)
                 acc.backward(loss * (of_batch * acc.num_processes))
