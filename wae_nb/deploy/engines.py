@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,10 +68,20 @@ def _eager(model: DecomposedClassifier, image: Tensor, how: How) -> Forward:
     return lambda x: net(x.to(**form))
 
 
+_pools = threading.local()
+
+
+def _pool():
+    "The memory that all graphs of a thread take turns in: none needs what is left there once its scores are copied."
+    if not hasattr(_pools, "handle"):
+        _pools.handle = torch.cuda.graph_pool_handle()
+    return _pools.handle
+
+
 def recorded(
     net: torch.nn.Module,  # on a GPU, in evaluation mode
 ) -> Callable[..., list[Tensor]]:  # as the network is called; the caller's own tensors
-    "A network as one launch a call: the first call with a size records a CUDA graph, later ones replay it. Each has its memory. Raises `ValueError`."
+    "A network as one launch a call: the first call with a size records a CUDA graph, later ones replay it. Call it in one thread. Raises `ValueError`."
     graphs = {}
 
     def record(given):
@@ -84,7 +95,7 @@ def recorded(
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                with torch.cuda.graph(graph, pool=_pool()):
                     out = net(*given)
             except RuntimeError as e:  # it asked for a value that is not there before a replay
                 raise ValueError("the model's path depends on its input, so it cannot be recorded; use the engine 'eager' or 'compile'") from e
