@@ -12,11 +12,11 @@ from conftest import ROOT
 
 from wae_nb.data.pack import VAL_FRACTION
 from wae_nb.data.photos import NAMES as PHOTOGRAPHS
-from wae_nb.lab.beyond import WAYS
 from wae_nb.lab.paper import DATA, TABLES
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.lab.statistics import accuracy_difference
 from wae_nb.lab.tradeoff import calibration_images
+from wae_nb.lab.ways import WAYS
 from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import features
 from wae_nb.method.classifier import build

@@ -27,9 +27,9 @@ from wae_nb.convert.folding import fold
 from wae_nb.data.batches import crop
 from wae_nb.data.sets import load_data
 from wae_nb.deploy.engines import prepare
-from wae_nb.lab.beyond import WAYS
 from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.profiles import PROFILES
+from wae_nb.lab.ways import WAYS
 from wae_nb.measure.cost import macs
 from wae_nb.measure.machine import has_bf16
 from wae_nb.method.classifier import DecomposedClassifier, build
