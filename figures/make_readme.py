@@ -130,11 +130,19 @@ def readme() -> str:
 FRONT, BEGIN, END = FIGURES.parent / "README.md", "<!-- from records, by figures/make_readme.py -->\n", "<!-- end -->"
 SHOWN = {  # method of the table of accuracy against speed-up, which has its best way → what the front page calls it
     "plain": "standard network",
-    "half": "half resolution, taught",
-    "linear-in": "linear encoder, details in the first layer, taught",
-    "linear-2": "linear encoder, two levels, taught",
-    "quarter": "a quarter of the resolution, taught",
+    "half": "half resolution",
+    "linear-in": "linear encoder, details in the first layer",
+    "linear-2": "linear encoder, two levels",
+    "quarter": "a quarter of the resolution",
     "wae": "the paper's three stages",
+}
+TRAINED = {  # way → what is said of it; nothing of what is trained by labels
+    "longer": ", trained longer",
+    "finer": ", in half the batch",
+    "finest": ", in half the batch",
+    **dict.fromkeys(("taught", "warm", "patient", "finer-taught", "finer-patient"), ", taught"),
+    "noisy": ", taught on noisy images",
+    "labels": "",
 }
 
 
@@ -151,10 +159,9 @@ def front() -> str:
         return said
     points = rows_of(FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv", "row")
     lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % | times faster | in INT8: top-1, % | times faster |", "|---|---|---|---|---|"]
-    for method, title in SHOWN.items():
-        for row in (name for name in points if name.startswith(f"{method} (") and f"{name}, int8" in points):
-            cells = [points[name][k] for name in (row, f"{row}, int8") for k in ("top-1 accuracy (%)", "speed-up")]
-            lines.append(f"| {title} | {' | '.join(cells)} |")
+    for row, method, way in ((m[0], m[1], m[2]) for title in SHOWN for name in points if (m := re.fullmatch(rf"({re.escape(title)}) \((.+)\)", name))):
+        cells = [points[name][k] for name in (row, f"{row}, int8") for k in ("top-1 accuracy (%)", "speed-up")]
+        lines.append(f"| {SHOWN[method]}{TRAINED[way]} | {' | '.join(cells)} |")
     full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
     heads = "same engine, fp32", "best engine of each side, fp32", "its fastest over standard in INT8"
     lines += ["", f"| Full width, 224 px, one image: times faster | {' | '.join(heads)} |", "|---|---|---|---|"]

@@ -211,8 +211,8 @@ def _resized_at_once(images: Tensor, size: int, boxes: Tensor) -> Tensor:
     top, left, h, w, flip = boxes.to(images.device).unbind(1)
     down, across = _weights(top, h, torch.zeros_like(flip), size, images.shape[1]), _weights(left, w, flip, size, images.shape[2])
     lines = images.permute(0, 1, 3, 2).float().flatten(2)  # a row of the image: its reds, its greens, its blues
-    out = (down @ lines).view(len(images), 3 * size, -1) @ across.mT
-    out = out.view(-1, size, 3, size).transpose(1, 2).contiguous(memory_format=torch.channels_last)
+    out = (down @ lines).view(len(images), 3 * size, images.shape[2]) @ across.mT
+    out = out.view(len(images), size, 3, size).transpose(1, 2).contiguous(memory_format=torch.channels_last)
     return out.round_().div_(255)  # to whole levels, as an image has them
 
 

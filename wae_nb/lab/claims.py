@@ -149,7 +149,7 @@ _LOW = (
     "mixture that holds more of the high frequencies than cA does (01_decomposition)"
 )
 _SLOW = "the encoder's maps are as large as the image and few channels deep, so that memory sets its time, and smaller networks keep an engine less busy"
-_TIMED = "OpenVINO, torch.compile, ONNX Runtime and ncnn, images one by one and in batches, a linear encoder that folds into one convolution (04_timing)"
+_TIMED = "OpenVINO, CUDA graphs, torch.compile, ONNX Runtime and ncnn, one image and batches, a linear encoder that folds into one convolution (04_timing)"
 _NOISE = "BatchNorm brings a faint $I_H$ to unit variance, and the noise in it as well; how faint it is changes from seed to seed"
 _NOISY = "each score alone, sub-images without BatchNorm, and averaging by itself, which the half-size input does too (06_noise)"
 _FACES = "the faces here are few and easy: each row has nearly all of them right, and what is left to be better at is a handful of images"

@@ -29,6 +29,7 @@ from ..train.records import RecordError, project_root
 # %% ../../nbs/lib/lab/report.ipynb #b9383098
 BEYOND = {  # files that the notebooks write beside the paper's tables → what they show
     "tradeoff-openvino": "Accuracy against measured speed-up, in OpenVINO",
+    "tradeoff-graph": "Accuracy against measured speed-up, as a CUDA graph",
     "tradeoff-compile": "Accuracy against measured speed-up, in torch.compile",
     "pruning": "What pruning does, part after part",
     "reconstruction": "How well the image comes back",
@@ -50,7 +51,7 @@ BEYOND = {  # files that the notebooks write beside the paper's tables → what 
     "ideas-noise": "Rows past the paper, under noise",
     "ideas-groups": "Where accuracy is lost, by how much detail an image has",
 }
-_FRONT = ("ideas-ms", "tradeoff-openvino", "tradeoff-compile")  # of them, pictures that a reader wants first
+_FRONT = ("ideas-ms", "tradeoff-openvino", "tradeoff-graph", "tradeoff-compile")  # of them, pictures that a reader wants first
 _RECORD = re.compile(r"-seed(\d+)-[0-9a-f]+(?:-(int8|time))?")  # in a record's name: the seed, and what was done with the run
 
 

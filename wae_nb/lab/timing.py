@@ -15,7 +15,8 @@ from functools import partial
 import torch
 from torch import nn, Tensor
 
-from ..deploy.engines import ENGINES, Prepared, check_engine, prepare, recorded
+from ..deploy.engines import ENGINES, Prepared, check_engine, prepare
+from ..deploy.graphs import recorded
 from ..convert.folding import fold
 from ..convert.openvino import OpenVINORun
 from .paper import TABLES, added_rows
@@ -218,7 +219,7 @@ _PARTS = {  # what comes in is what the parts before gave
 
 
 def _alone(net: nn.Module, inputs: list[Tensor], setting: Setting) -> Callable[[], object]:
-    "A part in its engine: OpenVINO's, or PyTorch's own."
+    "A part in its engine: OpenVINO's, a CUDA graph with the copies of its inputs and outputs, or PyTorch's own."
     if setting.engine == "graph":
         return partial(recorded(net), *inputs)
     if setting.engine != "openvino":

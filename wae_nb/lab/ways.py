@@ -31,7 +31,7 @@ def _finer(r: Recipe, times: int = 1) -> StageRecipe:
 
 WARM = ("warm", "patient", "finer-patient")  # from the teacher's weights
 TAUGHT = ("taught", *WARM, "finer-taught")
-MORE = {"longer": "trained longer", "finer": "trained longer in half the batch", "finest": "trained twice as long as that"}  # the standard network alone
+MORE = {"longer": "trained longer", "finer": "trained longer in half the batch", "finest": "trained twice as long in half the batch"}  # `plain` alone
 WAYS = {
     "labels": Way("by labels", lambda r: {}),
     "taught": Way("taught", lambda r: dict(distill=Distill())),
@@ -43,7 +43,7 @@ WAYS = {
     "finest": Way("by labels, twice as long as three stages, in half the batch", lambda r: dict(classify=_finer(r, 2))),
     "finer-taught": Way("taught, as long as three stages, in half the batch", lambda r: dict(classify=_finer(r), distill=Distill())),
     "finer-patient": Way(
-        "taught from the teacher's weights, twice as long as that, in half the batch",
+        "taught from the teacher's weights, three times as long, in half the batch",
         lambda r: dict(classify=_finer(r), distill=Distill(start=True, epochs=2 * _finer(r).epochs)),
     ),
 }
