@@ -134,7 +134,6 @@ SHOWN = {  # method of the table of accuracy against speed-up, which has its bes
     "linear-in": "linear encoder, details in the first layer",
     "linear-2": "linear encoder, two levels",
     "quarter": "a quarter of the resolution",
-    "wae": "the paper's three stages",
 }
 TRAINED = {  # way → what is said of it; nothing of what is trained by labels
     "longer": ", trained longer",

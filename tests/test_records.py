@@ -26,7 +26,7 @@ def test_every_record_has_its_rows(frame):
     for name, r in files.items():
         noise = "times" not in r and all(isinstance(t, dict) for t in r["test"].values())
         assert rows[name] == (len(r["test"]) if noise else 1), name
-    assert set(frame["kind"]) == {"run", "noise", "int8", "time"}
+    assert set(frame["kind"]) == {"run", "noise", "int8", "time", "file"}
 
 
 def test_every_number_is_the_records(frame):
