@@ -44,7 +44,7 @@ WAYS = {
     "finer-taught": Way("taught, as long as three stages, in half the batch", lambda r: dict(classify=_finer(r), distill=Distill())),
     "finer-patient": Way(
         "taught from the teacher's weights, three times as long, in half the batch",
-        lambda r: dict(classify=_finer(r), distill=Distill(start=True, epochs=2 * _finer(r).epochs)),
+        lambda r: dict(classify=_finer(r), distill=Distill(start=True, epochs=3 * r.classify.epochs)),
     ),
 }
 
