@@ -184,3 +184,11 @@ def test_transformers_of_timm_are_refused(name):
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=f"^backbone='timm:{name}' gives no maps[^\n]*$"):
         features(f"timm:{name}")
+
+
+@pytest.mark.parametrize("method", ["plain", "half", "wae", "linear-in"])
+def test_one_s_own_frozen_network_learns(method):
+    """Layers that were frozen for a training elsewhere are drawn anew here: frozen, they would stay random."""
+    own = torchvision.models.resnet18(num_classes=3).requires_grad_(False)
+    net = build(method, own, 3, 64)
+    assert all(p.requires_grad for p in net.low_net.parameters()) and not any(p.requires_grad for p in own.parameters())

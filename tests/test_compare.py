@@ -1,5 +1,6 @@
 """One's own images and network: what is given is a run, rows are taught by it and pruned from it, and the sentence follows the intervals."""
 
+import importlib.util
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from scipy import special, stats
 from torchvision.models import resnet18
 
 import wae_nb
@@ -19,9 +21,10 @@ from wae_nb.data.sets import load_data
 from wae_nb.lab import forecast
 from wae_nb.lab.answers import answer, comparison_table, read_comparison
 from wae_nb.lab.cheaper import parse_row, spec_of, untrained
-from wae_nb.lab.compare_folder import compare_folder
+from wae_nb.lab.compare_folder import _rows_of, compare_folder
 from wae_nb.lab.forecast import fit_budget, hours_of
 from wae_nb.lab.networks import network_at
+from wae_nb.lab.statistics import accuracy_difference, one_seed_difference
 from wae_nb.measure.cost import macs
 from wae_nb.method.weights import keep_weights
 from wae_nb.train.engine import Engine
@@ -91,7 +94,7 @@ def test_found_again(compared, drawn, monkeypatch):
     assert [r["difference"] for r in again.record["rows"]] == [r["difference"] for r in done.record["rows"]]
 
 
-def test_the_network_is_taken_away(compared):
+def test_the_network_is_taken_away(compared, tmp_path):
     """The chosen row's, in a folder that another process reads: the same answers."""
     _, out, _ = compared
     row = answer(read_comparison(out / "compare.json")).row  # of the last comparison there, whose times may have chosen another
@@ -102,6 +105,10 @@ def test_the_network_is_taken_away(compared):
     said = wae("eval", out / "cheapest", data_folder(out), "--device", "cpu", "--cache", out / "data", "--json")
     assert said.exit_code == 0, said.stderr
     assert json.loads(said.stdout)["top1"] == pytest.approx(run["test"]["top1"]) and wae_nb.load(out / "cheapest").config["classes"] == list(data.classes)
+    for i, folder in enumerate((out / "cheapest", out / "runs" / row["run"])):  # as a file for another engine, checked on the images that lie beside
+        said = wae("export", folder, "--to", "torch-export", "--out", tmp_path / f"{i}.pt2", "--json")
+        assert said.exit_code == 0 and json.loads(said.stdout)["same_answers"] == 1, said.stderr
+    assert network_at(out / "runs" / row["run"]).config["classes"] == list(data.classes)
 
 
 def data_folder(out):
@@ -211,6 +218,10 @@ def test_the_commands(compared, drawn, tmp_path, monkeypatch):
     said = wae("predict", half["run"], picture, "broken.png", "none.png", "--json")
     found = json.loads(said.stdout)
     assert said.exit_code == 1 and [bool(v["error"]) for v in found] == [False, True, True] and "2 of 3 images" in said.stderr
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((48, 48), 3000, np.uint16)).save(deep)
+    (refused,) = json.loads(wae("predict", half["run"], deep, "--json").stdout)
+    assert "more than eight bits" in refused["error"]
     assert sum(a["share"] for a in found[0]["answers"]) <= 1 and found[0]["answers"][0]["class"].startswith("face")
     said = wae("plan", drawn, "--method", "half", "--backbone", "resnet18", "--size", 32, "--width", 0.125, "--devices", 1, "--steps", 2, *little[:-1])
     assert said.exit_code == 0 and "images/s" in said.stdout, said.stderr
@@ -232,3 +243,68 @@ def test_the_answer():
     assert none.row is None and re.search("about 57[67] test images are needed", none.sentence)  # 400 · (0.6 / 0.5)²
     assert of(row("d", 9.0, (-5.0, -6.0, -4.0))).sentence.endswith("-5.00 points [-6.00, -4.00].")
     assert of(c).row is None and "No row is faster" in of(c).sentence
+
+
+def test_a_pruned_network_is_no_standard_one(compared, drawn, tmp_path):
+    """Neither as a run nor saved: its tensors are thinner than a run of that name would make them."""
+    _, out, how = compared
+    pruned = next(out.glob("runs/taylor*"))
+    saved = wae_nb.load(network_at(pruned).save(tmp_path / "thin"))
+    with pytest.raises(ValueError, match="the network is pruned: .* tensors are thinner than resnet18's"):
+        give(saved, load_data(data_folder(out), 32, out), short_recipe("s", 100), tmp_path / "runs", Engine(**CPU))
+    for folder in (pruned, tmp_path / "thin"):
+        with pytest.raises(ValueError, match="the network is pruned"):
+            compare_folder(drawn, tmp_path / "out", model=str(folder), **how)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()
+
+
+def test_rows_that_cannot_be_had_are_left_out(monkeypatch):
+    """Of the usual ones, with why; one that was named is an error, before anything is trained."""
+    said, alexnet = [], RunSpec("plain", "alexnet", "", short_recipe("s", 100), image_size=112)
+    rows = _rows_of("", alexnet, "eager", "cpu", said.append)
+    assert rows and not [r for r in rows if r.method in ("half", "linear-in")] and any(line.startswith("half is left out: ") for line in said)
+    with pytest.raises(ValueError, match="image_size=112"):
+        _rows_of("half", alexnet, "eager", "cpu", said.append)
+    resnet = RunSpec("plain", "resnet18", "", short_recipe("s", 100), image_size=64)
+    assert "taylor:0.5" in map(str, _rows_of("", resnet, "eager", "cpu", said.append))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "torch_pruning" else find(name, *more))
+    assert "half" in (left := list(map(str, _rows_of("", resnet, "eager", "cpu", said.append)))) and "taylor:0.5" not in left
+    assert "0.5 is left out: pruning needs torch-pruning" in said[-1]
+
+
+def standard_errors(delta, won, lost, n):
+    """From the difference of two paired shares to delta, under the most likely shares of those that differ by it."""
+    q = np.linspace(max(0, -delta), min(1, (1 - delta) / 2), 200_001)
+    p = q + delta
+    best = np.nanargmax(special.xlogy(won, p.clip(0)) + special.xlogy(lost, q) + special.xlogy(n - won - lost, (1 - p - q).clip(0)))
+    return (won - lost - n * delta) / np.sqrt(n * (p[best] + q[best] - delta**2))
+
+
+def test_few_images_say_little():
+    """The score interval of Tango beside its definition, by brute force; with many images the bootstrap's."""
+    rng = np.random.default_rng(0)
+    some = (10, 0, 0, 0.993), (20, 5, 0, 0.95), (50, 12, 2, 0.95), (37, 0, 9, 0.99), (24, 12, 12, 0.9), (9, 9, 0, 0.95), (400, 3, 20, 0.993)
+    for n, won, lost, level in some:
+        right = np.array([[1, 0]] * won + [[0, 1]] * lost + [[1, 1]] * (n - won - lost))[rng.permutation(n)]
+        a, b = (dict(seed=0, labels=[1] * n, answers=right[:, i].tolist()) for i in (0, 1))
+        d, low, high = (v / 100 for v in one_seed_difference(a, b, level))
+        assert d == pytest.approx((won - lost) / n) and -1 <= low <= d <= high <= 1
+        z = stats.norm.ppf(0.5 + level / 2)
+        for end, expected in ((low, z), (high, -z)):
+            assert abs(end) == 1 or standard_errors(end, won, lost, n) == pytest.approx(expected, rel=2e-3)
+    labels, answers = rng.integers(0, 2, (2, 5000))
+    a, b = (dict(seed=0, labels=labels.tolist(), answers=x.tolist()) for x in (answers, labels))
+    assert one_seed_difference(a, b) == accuracy_difference([a], [b])
+
+
+def test_what_is_not_a_comparison_s_is_kept(compared, drawn, tmp_path):
+    """A folder of somebody's own; and the network of a question before stays until there is another answer."""
+    _, _, how = compared
+    (tmp_path / "out/records").mkdir(parents=True)
+    (tmp_path / "out/records/mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds records, which no comparison made"):
+        compare_folder(drawn, tmp_path / "out", rows="half", **how)
+    with pytest.raises(ValueError, match="where it would be taken for a class"):
+        compare_folder(drawn, drawn / "compared", rows="half", **how)
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["records", "mine.txt"] and not (drawn / "compared").exists()

@@ -1,5 +1,6 @@
 """Data on disk: the real faces where they are at hand, and CACD's layout."""
 
+import os
 import shutil
 import struct
 import sys
@@ -14,7 +15,8 @@ from PIL import Image
 
 from wae_nb.data import sets
 from wae_nb.data.batches import loader, stream_seed
-from wae_nb.data.folder import DataError, find_images
+from wae_nb.data.decode import read_image
+from wae_nb.data.folder import DataError, ImageFile, find_images
 from wae_nb.data.sets import load_data
 
 sys.path.insert(0, str(ROOT / "data_prep"))
@@ -328,3 +330,53 @@ def test_cacd_refuses(tmp_path, case, message):
     args = dict(missing=[tmp_path / "no"], empty=[tmp_path / "empty"], names=names, train=[source, "--train", "60"])[case]
     with pytest.raises(SystemExit, match=message):
         cacd.main([str(args[0]), str(tmp_path / "out"), *map(str, args[1:])])
+
+
+def test_a_dark_image_of_a_deep_set_is_dark_later_too(tmp_path):
+    """What is white is kept beside the packed images, also where packing was cut off: read by itself, an image would be as bright as its own maximum."""
+    folder = deep_set(tmp_path / "set", [ramp(65535, np.uint16, s) for s in (0.01, 1, 0.5, 0.25, 0.5, 1, 1, 1)])
+    data = load_data(folder, 32, tmp_path / "cache")
+    assert data.white == {"integers": 65535}
+    dark = folder / data.files[0]
+    assert np.array_equal(read_image(dark, 37, data.white.__getitem__), data.images[0]) and data.images[0].max() < 4
+    assert read_image(dark, 37).max() > 100 and load_data(folder, 32, tmp_path / "cache").white == data.white
+
+
+def test_what_is_white_outlasts_a_cut(tmp_path, monkeypatch):
+    """The deep images were packed before it, and are not looked through again."""
+    folder = deep_set(tmp_path / "set", [ramp(4095, np.uint16)] * 4)
+    for k in range(6):
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / f"b/{90 + k}.png")
+    monkeypatch.setattr("wae_nb.data.pack.BLOCK", 8)
+    read, seen = ImageFile.read, []
+
+    def cut_off(source):
+        seen.append(source.name)
+        if source.name.endswith("95.png") and len(seen) < 40:
+            raise KeyboardInterrupt
+        return read(source)
+
+    monkeypatch.setattr(ImageFile, "read", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        load_data(folder, 32, tmp_path / "cache")
+    monkeypatch.setattr(ImageFile, "read", read)
+    assert load_data(folder, 32, tmp_path / "cache").white == {"integers": 4095} and not list((tmp_path / "cache").rglob("white.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_utf_8(people, tmp_path, capsys):
+    """Packed as any other; named with its bytes escaped."""
+    some = next(people.glob("*/*.pgm"))
+    os.rename(os.fsencode(some), os.fsencode(some.parent) + b"/ros\xe9.pgm")
+    os.mkdir(os.fsencode(people) + b"/\xe9")
+    data = load_data(people, 32, tmp_path / "cache")
+    assert sum("ros\udce9" in name for name in data.files) == 1 and "without an image: \\udce9" in capsys.readouterr().out and len(data.checksum) == 64
+
+
+def test_images_beside_the_classes_are_counted(people, tmp_path, capsys):
+    for i in range(3):
+        shutil.copy(next(people.glob("*/*.pgm")), people / f"{i}.pgm")
+    (people / next(p for p in people.iterdir() if p.is_dir()).name / "more").symlink_to(tmp_path, target_is_directory=True)
+    find_images(people)
+    said = capsys.readouterr().out
+    assert "images beside the class folders: 3" in said and "links to folders in them: 1" in said

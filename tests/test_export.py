@@ -104,6 +104,16 @@ def test_a_size_that_cannot_be_left_free_is_kept(tmp_path):
     assert not odd.any_size
 
 
+def test_the_weights_of_another_file_are_kept(tmp_path):
+    """OpenVINO and ncnn both have their weights beside them, in .bin."""
+    installed("ncnn")
+    export(network("wae", size=64), tmp_path / "net.xml", "openvino", images(1, 64, 64))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="net.bin beside it is another file's"):
+        export(network("wae", size=64), tmp_path / "net.param", "ncnn", images(1, 64, 64))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_ncnn_says_what_it_does_not_know(tmp_path):
     installed("ncnn")
     with pytest.raises(ValueError, match=r"\Ancnn does not know aten::_upsample_bilinear2d_aa, a step of the model; use another engine\Z"):

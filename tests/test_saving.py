@@ -203,3 +203,21 @@ def test_a_failed_save_keeps_what_was_there(saved, net, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         net.save(saved)
     assert load(saved).config["classes"] == ["a", "b", "c"] and [p.name for p in saved.parent.iterdir()] == ["net"]
+
+
+@pytest.mark.parametrize("there", [["config.json"], ["config.json", "model.safetensors", "thesis.txt"], ["notes.txt"]])
+def test_a_folder_of_something_else_is_kept(net, tmp_path, there):
+    """A page alone does not make a folder ours: other programs call theirs so, and runs."""
+    folder = tmp_path / "net"
+    folder.mkdir()
+    if "thesis.txt" in there:
+        net.save(folder)
+        (folder / "thesis.txt").write_text("{}")
+    else:
+        (folder / there[0]).write_text("{}")
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(ValueError, match="is there and holds something else"):
+        net.save(folder)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before and set(before) == set(there)
+    (tmp_path / "empty").mkdir()
+    assert net.save(net.save(tmp_path / "empty")).is_dir()  # an empty one is filled, one that was saved is replaced

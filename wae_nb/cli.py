@@ -117,17 +117,20 @@ def _runs(folder, as_json):
 def _export(run, to, out, int8, data, as_json):
     """The network of a finished run as a file for another engine.
 
-    RUN is a run's folder. The file takes any number of images, and other sizes where the heads do; the names of the classes and how an image is made ready
-    stand in it. It is checked on test images in its own engine before it appears: single precision must give PyTorch's scores within 1e-4.
+    RUN is a run's folder, or one that was saved from a run. The file takes any number of images, and other sizes where the heads do; the names of the
+    classes and how an image is made ready stand in it. It is checked on test images in its own engine before it appears: single precision must give
+    PyTorch's scores within 1e-4.
 
     \b
     wae export runs/wae-resnet50-stage3-seed0-0123456789 --to onnx
     wae export runs/plain-vgg16_bn-… --to openvino --int8 --out small.xml
+    wae export compared/cheapest --to onnx
     """
     from pathlib import Path
 
     from wae_nb.convert.targets import check_target, export, TARGETS
-    from wae_nb.lab.folders import data_of, open_run, some_images
+    from wae_nb.lab.folders import some_images
+    from wae_nb.lab.networks import network_and_images
 
     ending = TARGETS[to].ending if to in TARGETS else ""
     path = Path(out or f"{Path(run).resolve().name}{ending}").expanduser()
@@ -135,10 +138,10 @@ def _export(run, to, out, int8, data, as_json):
     if path.exists():
         raise ValueError(f"out={str(path)!r} is there already; remove it, or name another file with --out")
     with quiet():
-        opened = open_run(run)
-        found, size = data_of(opened, data), opened.spec.image_size
+        net, found = network_and_images(run, data)
+        size = net.config["arguments"]["image_size"]
         calibration = some_images(found, "train", size, 256) if int8 else None
-        done = export(opened.model, path, to, some_images(found, "test", size, 32), found.classes, calibration)
+        done = export(net, path, to, some_images(found, "test", size, 32), found.classes, calibration)
     value = dict(to=done.to, files=[str(f) for f in done.files], any_size=done.any_size, difference=done.difference)
     value |= dict(same_answers=done.same_answers, latency_ms=done.latency_ms, megabytes=done.megabytes)
     sizes = "any size in steps of 32 pixels" if done.any_size else f"{size}×{size} pixels"

@@ -251,6 +251,8 @@ def export(
                 if not any_size:
                     why = str(e).strip().partition("\n")[0]
                     raise (e if isinstance(e, ValueError) and "\n" not in str(e) else ValueError(f"to={to!r} cannot take the model: {why}")) from None
+        if not path.exists() and (other := next((f.name for f in done.files if f.name != path.name and path.with_name(f.name).exists()), None)):
+            raise ValueError(f"path={str(path)!r}: {other} beside it is another file's, and {to} writes one of that name; choose another name")
         for file in reversed(done.files):  # the one that was named last: without it there is no model
             os.replace(file, path.with_name(file.name))
     return replace(done, files=tuple(path.with_name(f.name) for f in done.files))

@@ -96,8 +96,9 @@ class WhiteLevels:
     def __init__(
         self,
         sources: Sequence[ImageFile],  # the whole data set
+        found: dict[str, float] | None = None,  # what was found before
     ):
-        self.sources, self.found, self.lock = sources, None, threading.Lock()
+        self.sources, self.found, self.lock = sources, found, threading.Lock()
 
     def __call__(
         self,

@@ -16,7 +16,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from PIL import Image
 
 from .decode import WhiteLevels, read_image
 from .files import lock
-from .folder import DataError, ImageFile, check_classes
+from .folder import DataError, ImageFile, check_classes, printable
 from .progress import progress_bar
 
 # %% ../../nbs/lib/data/pack.ipynb #ea522e8d
@@ -47,6 +47,7 @@ class Dataset:
     files: tuple[str, ...]  # source file of each image, relative to the data set
     skipped: tuple[str, ...]  # damaged files, left out
     sums: tuple[int, ...] = ()  # CRC-32 of every `BLOCK` images
+    white: dict[str, float] = field(default_factory=dict)  # as `WhiteLevels` found it, where images have more than eight bits
 
     def __getstate__(self):
         m = self.images  # a spawned worker opens the file itself; the map would be sent whole
@@ -112,6 +113,7 @@ def finish_pack(
     good: Sequence[bool],  # whether each was read
     checksum: str,  # of the data
     sums: Sequence[int] = (),  # as in `Dataset`
+    white: dict[str, float] | None = None,  # as in `Dataset`
 ) -> None:
     "Write what stands beside the images, meta.json last."
     kept = [s for s, ok in zip(sources, good) if ok]
@@ -125,7 +127,7 @@ def finish_pack(
     np.save(folder / "split.npy", split)
     skipped = [s.name for s, ok in zip(sources, good) if not ok]
     meta = dict(format=PACK_FORMAT, name=name, checksum=checksum, classes=classes, files=[s.name for s in sources], skipped=skipped, sums=list(sums))
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    (folder / "meta.json").write_text(json.dumps(meta | dict(white=white or {})), encoding="utf-8")
 
 
 def open_pack(
@@ -228,7 +230,7 @@ def pack(
 
 
 def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, workers: int) -> None:
-    key, journal = sources_key(sources, size), part / "journal.jsonl"
+    key, journal, levels = sources_key(sources, size), part / "journal.jsonl", part / "white.json"
     lines = journal.read_text().split("\n")[:-1] if journal.exists() else []  # what follows the last line break was cut off
     if not lines or lines[0] != key:
         lines = [key]
@@ -237,6 +239,7 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
     check_room(part, n * row - (getattr(taken, "st_blocks", 0) * 512 or taken.st_size if taken else 0), name)
     if len(lines) == 1:
         journal.unlink(missing_ok=True)  # first: it must not speak of other images
+        levels.unlink(missing_ok=True)
         (part / "images.npy").unlink(missing_ok=True)
         np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, size, size, 3))
     journal.write_text("".join(f"{line}\n" for line in lines))
@@ -244,7 +247,7 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
     blocks = [json.loads(line) for line in lines[1:]]
     digests = [d for _, each in blocks for d in each]
     damaged = [s.name for s, d in zip(sources, digests) if d is None]
-    white = WhiteLevels(sources)
+    white = WhiteLevels(sources, json.loads(levels.read_text()) if levels.exists() else None)
     with ThreadPoolExecutor(workers) as pool, open(part / "images.npy", "r+b") as images, open(journal, "a") as noted:
         bar = progress_bar(total=n, initial=len(digests), desc=f"packing {name}")
         for start in range(len(digests), n, BLOCK):
@@ -259,6 +262,8 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
             if len(damaged) > MAX_DAMAGED * n:
                 seen = f"{len(damaged)} of {len(digests)} images are damaged ({_listed(damaged)})"
                 raise DataError(f"{name}: {seen}, over 1 % of all {n}; replace or remove them")
+            if isinstance(white.found, dict):
+                levels.write_text(json.dumps(white.found))
             images.seek(header + start * row)
             images.write(block)
             images.flush()
@@ -274,8 +279,9 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
     total = hashlib.sha256()
     for s, d in zip(sources, digests):
         if d:
-            total.update(f"{d}  {s.name}\n".encode())
-    finish_pack(part, name, sources, good, total.hexdigest(), [c for c, _ in blocks])
+            total.update(f"{d}  {s.name}\n".encode("utf-8", "surrogateescape"))  # names that are no UTF-8, too
+    finish_pack(part, name, sources, good, total.hexdigest(), [c for c, _ in blocks], white.found)
+    levels.unlink(missing_ok=True)
     _report_copies(name, sources, digests, np.load(part / "split.npy"))
 
 
@@ -290,4 +296,4 @@ def _report_copies(name: str, sources: Sequence[ImageFile], digests: list[str | 
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return printable(", ".join(names[:5]) + (", …" if len(names) > 5 else ""))

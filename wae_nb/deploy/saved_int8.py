@@ -18,10 +18,10 @@ from ..convert.int8 import check_calibration
 from ..convert.openvino import OpenVINORun
 from ..measure.machine import check_installed
 from ..method.classifier import DecomposedClassifier
-from ..method.saving import page_of, put_whole, write_page
+from ..method.saving import OPENVINO, page_of, put_whole, write_page
 
 # %% ../../nbs/lib/deploy/saved_int8.ipynb #895584b4
-GRAPH, WEIGHTS_FILE = "model.xml", "model.bin"
+GRAPH, WEIGHTS_FILE = OPENVINO
 
 
 def _read(path: Path, about: dict) -> Prepared:

@@ -20,7 +20,7 @@ from ..data.files import write_json
 from ..data.pack import Dataset
 from .cheaper import Cheaper, spec_of, touched, WHOLE_NETWORK
 from .forecast import Budget, fit_budget, hours_of, PAYS, time_prepared, times_ahead
-from .statistics import accuracy_difference
+from .statistics import one_seed_difference
 from .timing import prepared, Setting, working_memory
 from .tradeoff import calibration_images, evaluate_int8
 from ..measure.machine import hardware
@@ -153,7 +153,7 @@ def _measured(row: Cheaper, run: Run, base: Run, data: Dataset, times: dict, lev
         run=run.spec.name,
         tested=tested["name"],
         top1=tested["test"]["top1"],
-        difference=accuracy_difference([tested], [base.record], level=level) if row != WHOLE_NETWORK else (0.0, 0.0, 0.0),
+        difference=one_seed_difference(tested, base.record, level) if row != WHOLE_NETWORK else (0.0, 0.0, 0.0),
         times=times,
         macs=sum(macs.values()) / sum(whole.values()),
         touched=1.0 if row.int8 else touched(whole, macs),
@@ -201,7 +201,14 @@ def compare_rows(
     for r in kept:
         setting = replace(question.setting, precision="int8") if r.int8 else question.setting
         calibration = calibration_images(runs[r.trained], data) if r.int8 else None
-        calls[str(r)] = prepared(_copy_on(runs[r.trained], setting.device), setting, size, question.batch, calibration)
+        try:
+            calls[str(r)] = prepared(_copy_on(runs[r.trained], setting.device), setting, size, question.batch, calibration)
+        except (ValueError, RuntimeError) as e:  # of an engine, or of the quantiser: the other rows can still be compared
+            if r == WHOLE_NETWORK:
+                raise
+            plan["left_out"][str(r)] = str(e).strip().partition("\n")[0]
+            say(f"{r} is left out: {plan['left_out'][str(r)]}")
+    kept = [r for r in kept if str(r) in calls]
     times = time_prepared(calls, question.setting, size, question.batch, seconds=max(6.0, 2.0 * len(calls)))
     level = 1 - 0.05 / max(len(kept) - 1, 1)
     lines = [_measured(r, runs[r.trained], base, data, times[str(r)], level, question) for r in kept]

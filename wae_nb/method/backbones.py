@@ -83,6 +83,10 @@ def _timm_pixels(name: str) -> Pixels:
     return tuple(cfg.mean), tuple(cfg.std)
 
 
+def _own_copy(net: nn.Module) -> nn.Module:
+    return copy.deepcopy(net).cpu().requires_grad_(True)  # layers that somebody froze for a training of their own would stay as `init_` draws them
+
+
 def _features_of(net: nn.Module) -> nn.Module:
     return net.features
 
@@ -108,7 +112,7 @@ FAMILIES = {
     "inception": Family(("inception",), _inception, options=dict(aux_logits=False, init_weights=False), **_to_one),
     "timm": Family(("timm:",), _timm_features, make=_timm, pixels=_timm_pixels),
 }
-_OWN = Family((), cut, make=copy.deepcopy)  # of a network that is given as a module
+_OWN = Family((), cut, make=_own_copy)  # of a network that is given as a module
 
 
 def backbone_names() -> list[str]:
@@ -168,7 +172,10 @@ def trunk(
     kin, said = family(name), f"backbone={name!r}" if isinstance(name, str) else type(net).__name__
     if kin is _OWN and _gives_maps(net):
         return net
-    net = kin.split(net)
+    try:
+        net = kin.split(net)
+    except AssertionError as e:  # some of timm's have heads that cannot be taken off
+        raise ValueError(f"{said} cannot be cut: its head does not come off ({str(e) or 'an assertion of its own'})") from None
     if kin.make is not _torchvision and not _gives_maps(net):  # it is not known where it ends
         raise ValueError(f"{said} gives no maps, (B, C, h, w), of as many channels for images of any size: it is no CNN that can be cut")
     return net

@@ -86,7 +86,7 @@ def slim(
     try:
         with torch.no_grad():
             trial(torch.empty(1, in_channels, PROBE, PROBE, device="meta"))
-    except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError) as e:
+    except (RuntimeError, AttributeError, TypeError, ValueError, IndexError, AssertionError) as e:
         said = str(e).partition("\n")[0]
         raise ValueError(f"{type(net).__name__} cannot be slimmed: with every count divided by {factor:g} its layers do not fit together ({said})") from None
     out = copy.deepcopy(net)
