@@ -284,7 +284,8 @@ def _compare(images, out, as_json, **asked):
     """The cheapest version of a network that costs under a point.
 
     Trains the rows that can pay, tests them on the test split, times them here, in turns, and says which is the cheapest within --points of the network,
-    by its interval. The record, the table, the picture and the chosen network are in OUT. Goes on where it was cut off.
+    by its interval. The record, the table, the picture and the chosen network are in OUT. Goes on where it was cut off. What a file of weights was
+    trained on must be normalised as the backbone's published weights want it.
 
     \b
     wae compare ~/flowers --model runs/plain-resnet50-… --hours 2

@@ -27,7 +27,7 @@ from .tasks import ClassifyTask
 
 # %% ../../nbs/lib/train/given.ipynb #017405ca
 def given_network(
-    weights: Weights,  # of a whole network
+    weights: Weights,  # of a whole network, trained on pixels that are normalised as its family's published weights want them
     backbone: str,  # as in `backbone_names()`
     num_classes: int,  # of the images
     image_size: int,  # pixels
@@ -89,7 +89,8 @@ def give(
     val, _ = evaluate(task, data, "val", spec.image_size, engine)
     if not val["top1"] > 1.1 * (chance := 1 / len(data.classes)):
         said = f"{100 * val['top1']:.1f} % of the validation images (by chance {100 * chance:.1f} %)"
-        raise ValueError(f"the network is right on {said}: are its scores in the order of the folders, {', '.join(data.classes[:8])}, and trained on them?")
+        raise ValueError(f"the network is right on {said}: are its scores in the order of the folders, {', '.join(data.classes[:8])}, "
+                         "and was it trained on pixels that are normalised as its family's published weights want them?")  # fmt: skip
     test, each = evaluate(task, data, "test", spec.image_size, engine)
     folder = runs_dir / spec.name
     if engine.accelerator.is_main_process:
