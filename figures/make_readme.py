@@ -130,17 +130,13 @@ def readme() -> str:
 FRONT, BEGIN, END = FIGURES.parent / "README.md", "<!-- from records, by figures/make_readme.py -->\n", "<!-- end -->"
 SHOWN = {  # method of the table of accuracy against speed-up, which has its best way → what the front page calls it
     "plain": "standard network",
+    "wae": "the paper's (*Ours*)",
     "half": "half resolution",
     "linear-in": "linear encoder, details in the first layer",
     "linear-2": "linear encoder, two levels",
     "quarter": "a quarter of the resolution",
 }
-TRAINED = {  # way → what is said of it; nothing of what is trained by labels
-    **dict.fromkeys(("longer", "finer", "finest"), ", trained longer"),
-    **dict.fromkeys(("taught", "warm", "patient", "finer-taught", "finer-patient"), ", taught"),
-    "noisy": ", taught on noisy images",
-    "labels": "",
-}
+TAUGHT = dict.fromkeys(("taught", "noisy", "finer-taught"), ", taught") | dict.fromkeys(("warm", "patient", "finer-patient"), "*")  # *: from its weights
 
 
 def rows_of(path: Path, *keys: str) -> dict[str, dict]:
@@ -149,19 +145,29 @@ def rows_of(path: Path, *keys: str) -> dict[str, dict]:
         return {" ".join(line[k] for k in keys): line for line in csv.DictReader(file)}
 
 
+def trained(way: str, name: str) -> str:
+    """How a row was trained, from its record; of three stages, the sum."""
+    record = json.loads((FIGURES / f"strong/records/{name}.json").read_text(encoding="utf-8"))
+    epochs, stage = record["epochs"], record["decisive"]
+    while stage := stage.get("parent"):  # the stages before
+        epochs += stage["stage_recipe"]["epochs"]
+    return f"{epochs:g} epochs{TAUGHT.get(way, '')}"
+
+
 def front() -> str:
     """The front page, what it says of results made anew."""
     said = FRONT.read_text(encoding="utf-8")
     if BEGIN not in said:
         return said
-    points = rows_of(FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv", "row")
-    lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % | times faster | in INT8: top-1, % | times faster |", "|---|---|---|---|---|"]
+    path = FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv"
+    points, names = rows_of(path, "row"), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % | times as fast | in INT8: top-1, % | times as fast |", "|---|---|---|---|---|"]
     for method, title in SHOWN.items():
         ways = [m[1] for name in points if (m := re.fullmatch(rf"{re.escape(method)} \((.+)\)", name))]
         if len(ways) != 1:
             raise ValueError(f"ideas-ms-128px-imagenette-vgg16_bn.csv has {len(ways)} rows of {method!r}: the front page shows one; run 10 at 128 px again")
         cells = [points[name][k] for name in (f"{method} ({ways[0]})", f"{method} ({ways[0]}), int8") for k in ("top-1 accuracy (%)", "speed-up")]
-        lines.append(f"| {title}{TRAINED[ways[0]]} | {' | '.join(cells)} |")
+        lines.append(f"| {title}, {trained(ways[0], names[f'{method} ({ways[0]})'][0])} | {' | '.join(cells)} |")
     full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
     heads = "same engine, fp32", "best engine of each side, fp32", "its fastest over standard in INT8"
     lines += ["", f"| Full width, 224 px, one image: times faster | {' | '.join(heads)} |", "|---|---|---|---|"]
@@ -169,7 +175,7 @@ def front() -> str:
         cells = [full[row][k] for k in ("same engine, fp32", "best in fp32", "best of all over INT8")]
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
-    lines += ["", f"One seed above; medians [quartiles] below. {machine}"]
+    lines += ["", f"\\* Taught by the first row's network, from its weights. One seed above; medians [quartiles] below. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 

@@ -188,20 +188,30 @@ def on_validation(
 def in_all(
     tasks: dict[str, Rows],  # of `tasks_of`
 ) -> str:
-    "On which tasks a decomposition clears the bar."
-    each = {task: against_resized(found) for task, found in tasks.items()}
-    each = {task: differences for task, differences in each.items() if differences}
+    "On which tasks a decomposition clears the bar, the bars apart."
+    out = []
+    for scale, bar in SAME_SIZE.items():
+        each = {task: {k: d for k, d in against_resized(found).items() if METHODS[k[0]].scale == scale} for task, found in tasks.items()}
+        each = {task: differences for task, differences in each.items() if differences}
+        if each:
+            where = [_where(tasks, each, bar, sign) for sign in (1, -1)]
+            said = f"against {METHODS[bar].title}, trained alike, some decomposition is above on {where[0]} of {len(each)} task{'s' * (len(each) != 1)}"
+            out.append(f"{said[0].upper()}{said[1:]}, some below on {where[1]}.")
+    last = "The intervals are each comparison's own. Elsewhere these seeds and images can't tell the two apart, and a resized image is the simpler choice."
+    return " ".join([*out, last])
 
-    def other(task, k):  # what the validation split says of it
-        return on_validation(tasks[task][k], tasks[task][SAME_SIZE[METHODS[k[0]].scale], k[1]])
 
-    above, below = ({t: [k for k, d in ds.items() if sign * d[i] > 0] for t, ds in each.items()} for sign, i in ((1, 1), (-1, 2)))
-    denied = [t for sign, at in ((1, above), (-1, below)) for t, ks in at.items() if ks and all(sign * other(t, k) < 0 for k in ks)]
-    where = [[t + (", where the validation split says the opposite" if t in denied else "") for t, ks in at.items() if ks] for at in (above, below)]
-    where = [f"{len(at)}" + (f" ({'; '.join(at)})" if at else "") for at in where]
-    said = f"some decomposition is above the resized image of the same size, trained alike, on {where[0]}, some below on {where[1]}."
-    said = f"Of {len(each)} task{'s' * (len(each) != 1)}, {said}"
-    return f"{said} Elsewhere these seeds and images can't tell them apart, and a resized image is the simpler choice."
+def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -> str:
+    "On how many tasks a decomposition is on one side of its bar, and which of them rest on little."
+    out = []
+    for task, differences in each.items():
+        if told := [k for k, (_, low, high) in differences.items() if (low > 0 if sign > 0 else high < 0)]:
+            rows, alike = tasks[task], [k for k in differences if k[0] in {k[0] for k in told}]
+            notes = [f"in {len(told)} of {len(alike)} ways to train it"] * (len(alike) > len(told))
+            notes += ["by one seed"] * all(len(of_both(rows[k], rows[bar, k[1]])[0]) == 1 for k in told)
+            opposite = all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
+            out.append(", ".join([task, *notes, *["where the validation split says the opposite"] * opposite]))
+    return f"{len(out)}" + f" ({'; '.join(out)})" * bool(out)
 
 
 def _cheap(found: Rows, fewer: float) -> Rows:
@@ -213,18 +223,27 @@ def _best(rows: Rows) -> tuple[str, str]:
     return max(rows, key=lambda k: np.mean([r["best"]["val_top1"] for r in rows[k]]))
 
 
+def _strongest(found: Rows) -> tuple[str, str]:
+    "The standard network in the way that came out best on the validation split."
+    return _best({k: rs for k, rs in found.items() if k[0] == WHOLE[0]})
+
+
 def tasks_table(
     tasks: dict[str, Rows],  # of `tasks_of`
     fewer: float = 3.4,  # times, of the rows that count as cheap
 ) -> pd.DataFrame:  # strings; three rows a task, or as many as there are
-    "Task by task the bar, then the best cheap decomposition and the best of two levels, by the validation split: points with 95 % intervals."
+    """Task by task the bar, then the best cheap decomposition and the best of two levels, by the validation split: points with 95 % intervals.
+
+    Beside the standard network by labels stands the one that was trained best, which the rows by a patient teacher start from.
+    """
     out = {}
     for task, found in tasks.items():
         against = against_resized(found)
         among = [_cheap(found, fewer).keys() & against if BAR in found else (), [k for k in found if k[0] == "linear-2"]]
-        best = [_best({k: rs for k, rs in found.items() if k in keys}) for keys in among if keys]
+        best, strongest = [_best({k: rs for k, rs in found.items() if k in keys}) for keys in among if keys], _strongest(found)
         for k in [BAR, *best] if BAR in found else best:
-            cells = {"times fewer": f"{found[WHOLE][0]['macs'] / found[k][0]['macs']:.1f}", "less full resolution": _interval(paired(found[k], found[WHOLE]))}
+            full = {f"less full resolution {how}": _interval(paired(found[k], found[bar])) for how, bar in (("by labels", WHOLE), ("trained best", strongest))}
+            cells = {"times fewer": f"{found[WHOLE][0]['macs'] / found[k][0]['macs']:.1f}"} | full
             out[task, title_of(k)] = cells | {"less the resized image trained alike": _interval(against.get(k)), "seeds": len(found[k])}
     return pd.DataFrame(out).T.rename_axis(["task", "row"]) if out else pd.DataFrame()
 
@@ -243,9 +262,11 @@ def in_short(
     out = _told("half resolution, taught,", "full resolution", paired(found[BAR], found[WHOLE]))
     against = against_resized(found)
     above, below = ([title_of(k) for k, (_, low, high) in against.items() if (low > 0 if up else high < 0)] for up in (True, False))
-    told = f"of {len(against)} decompositions with a teacher, {len(above)} above the resized image of the same size, trained alike, {len(below)} below"
+    kinds, n = len({k[0] for k in against}), len(against)
+    told = f"of {n} row{'s' * (n != 1)} with a teacher, of {kinds} decomposition{'s' * (kinds != 1)}, "
+    told += f"{len(above)} above the resized image of the same size (half or a quarter), trained alike, {len(below)} below"
     which = [f"; {word}: {', '.join(names)}" for word, names in (("above", above), ("below", below)) if names]
-    out += [told + ", the others can't be told from it" + "".join(which)] if against else []
+    out += [told + ", the others can't be told from it" * (len(above) + len(below) < n) + "".join(which)] if against else []
     cheap, bests = _cheap(found, fewer), {}
     for what, among in (("decomposition", {k: rs for k, rs in cheap.items() if k in against}), ("of all rows", cheap)):
         if among:
@@ -254,12 +275,13 @@ def in_short(
         bars = {WHOLE: "full resolution"} | {("plain", way): f"full resolution, {how}" for way, how in MORE.items()}
         bars |= {("plain", best[1]): "full resolution taught the same way"} if best[1] in TAUGHT else {}
         said = [s for bar, name in bars.items() if bar in found for s in _told(title_of(best), name, paired(found[best], found[bar]))]
-        out += [f"best {' and best '.join(what)} on the validation split at {fewer:g} times fewer operations: {s}" for s in said]
+        out += [f"best {' and best '.join(what)} on the validation split at {fewer:g} times fewer operations or more: {s}" for s in said]
     for way in WAYS:
         two, quarter = found.get(("linear-2", way)), found.get(("quarter", way))
         if two:
             title, times = title_of(("linear-2", way)), found[WHOLE][0]["macs"] / two[0]["macs"]
             out += [f"at {times:.1f} times fewer operations: {s}" for s in _told(title, "full resolution", paired(two, found[WHOLE]))]
             out += _told(title, title_of(("quarter", way)), paired(two, quarter)) if quarter else []
-    out += [verdict(title_of(k), "the resized image of as many operations", d) for k, d in against_resized(found, SAME_COST).items()]
+    wide = against_resized(found, SAME_COST)
+    out += [verdict(title_of(k), f"{METHODS[SAME_COST[METHODS[k[0]].scale]].title}, of as many operations, trained alike,", d) for k, d in wide.items()]
     return out

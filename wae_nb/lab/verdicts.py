@@ -123,6 +123,8 @@ class Verdicts:
     def counts(self) -> str:
         "How many of each verdict."
         told = {HOLDS: "hold here", FAILS: "don't", OPEN: "can't be said", MISSING: "are not measured"}
+        single = sum(w == HOLDS and e.one for w, e in zip(self.words, self.evidence))
+        told[HOLDS] += f" ({single} of them by one seed)" * bool(single)
         each = ", ".join(f"{self.words.count(word)} {words}" for word, words in told.items())
         how = f"two-sided p-values, corrected for all {len(self.p)} claims that are tested together (Holm), below {LEVEL:g}"
         refused = sum(len(frame.attrs["refused"]) for frame in self.sources.frames.values())
@@ -149,7 +151,7 @@ class Verdicts:
                 numbers = f"{e.here} against {'at most' if e.below else 'at least'} {e.against:.2f}, {as_text(e.rests_on)}"
                 out.append(f"{title} {self._said(i)}: {numbers}. *Why we think so:* {c.why}. *What was tried:* {c.tried}.{self._beside(i)}")
             elif more := self._beside(i):
-                out.append(f"{title} {word}: {e.here}.{more}")
+                out.append(f"{title} {word}{', by one seed' * (word == HOLDS and e.one)}: {e.here}.{more}")
         return "\n\n".join(out)
 
     def save(self) -> Path:  # of the md file
