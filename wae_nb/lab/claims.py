@@ -134,8 +134,8 @@ class Claim:
 # %% ../../nbs/lib/lab/claims.ipynb #e8009aa5
 _SMALL = (
     "the networks here are narrow and the images small, so that the last maps of the half-size network are a few positions wide; what it lacks against full "
-    "resolution is then more work than information: at 32 px, where the two were taken apart (10_past_the_paper), two thirds were work, which no decomposition "
-    "gives back. The half-size input alone stands beside it"
+    "resolution is then more work than information: on the smallest images, where the two were taken apart (10_past_the_paper), work is the larger part, and "
+    "no decomposition gives it back. The half-size input alone stands beside it"
 )
 _TRIED = (
     "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); linear "
