@@ -279,7 +279,7 @@ def test_tables_of_other_sizes_and_past_the_paper(tmp_path):
     said = report.beyond()
     heads = [f"### Rows past the paper: accuracy against operations: imagenette, vgg16_bn, {px} px" for px in (128, 64)]
     assert 0 < said.index(heads[0]) < said.index(heads[1])
-    assert "ideas-ms-128px-imagenette-vgg16_bn.png" in report.front() and "- past the paper, vgg16_bn: Of " in report.front()
+    assert "ideas-ms-128px-imagenette-vgg16_bn.png" in report.front() and "- past the paper, vgg16_bn: Against standard network" in report.front()
     assert "### imagenette, vgg16_bn, 32 px" in report.table(3)
     (first, *_) = json.loads((folder / "strong/table3-32px-imagenette-vgg16_bn.json").read_text())["cA"]
     (folder / f"strong/records/{first}.json").unlink()

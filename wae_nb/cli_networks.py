@@ -10,9 +10,8 @@ import functools
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
-from .shell import json_option, main, quiet, show, table
+from .shell import check_shape, json_option, main, quiet, show, table
 
 # %% ../nbs/lib/cli_networks.ipynb #4922b15a
 _IMAGES = "A folder of images: a folder a class, or train/ and test/ (and val/) with a folder a class in each; or a pack."
@@ -32,15 +31,6 @@ _training = [
 
 def _options(*each):
     return lambda f: functools.reduce(lambda g, option: option(g), reversed(each), f)
-
-
-def _check_shape(net, folder: str) -> None:
-    "Refuse an option of shape that contradicts the network's own."
-    context = click.get_current_context()
-    for name, option in (("backbone", "backbone"), ("image_size", "size"), ("width", "width"), ("head", "head")):
-        own, asked = net.config["arguments"][name], context.params[option]
-        if context.get_parameter_source(option) is ParameterSource.COMMANDLINE and asked != own:
-            raise ValueError(f"--{option}={asked}: the network in {folder!r} has {own!r}; leave the option out")
 
 
 def _crop_area(crops: str):
@@ -104,7 +94,7 @@ def _train(images, method, backbone, size, width, head, epochs, crops, device, p
     with quiet():
         engine, net = Engine(device, precision), standard_network(teacher) if teacher else None
         if net:
-            _check_shape(net, teacher)
+            check_shape(net.config["arguments"], teacher)
             backbone, size, width, head = (net.config["arguments"][k] for k in ("backbone", "image_size", "width", "head"))
         shape = dict(image_size=size, width=width, head=head)
         RunSpec(method, backbone, "", _checked_recipe(epochs, crops), seed, **shape)  # before the images are read
@@ -296,7 +286,7 @@ def _compare(images, out, as_json, **asked):
     from wae_nb.lab.networks import standard_network
 
     if Path(asked["model"] or "?").expanduser().is_dir():
-        _check_shape(standard_network(asked["model"]), asked["model"])
+        check_shape(standard_network(asked["model"]).config["arguments"], asked["model"])
     say = functools.partial(click.echo, err=True)
     with quiet():
         done = compare_folder(images, Path(out).expanduser(), say=say, **asked)

@@ -83,10 +83,6 @@ def _timm_pixels(name: str) -> Pixels:
     return tuple(cfg.mean), tuple(cfg.std)
 
 
-def _own_copy(net: nn.Module) -> nn.Module:
-    return copy.deepcopy(net).cpu().requires_grad_(True)  # layers that somebody froze for a training of their own would stay as `init_` draws them
-
-
 def _features_of(net: nn.Module) -> nn.Module:
     return net.features
 
@@ -112,7 +108,7 @@ FAMILIES = {
     "inception": Family(("inception",), _inception, options=dict(aux_logits=False, init_weights=False), **_to_one),
     "timm": Family(("timm:",), _timm_features, make=_timm, pixels=_timm_pixels),
 }
-_OWN = Family((), cut, make=_own_copy)  # of a network that is given as a module
+_OWN = Family((), cut, make=lambda net: copy.deepcopy(net).cpu().requires_grad_(True))  # a module of one's own; frozen, its layers would stay as drawn anew
 
 
 def backbone_names() -> list[str]:
