@@ -145,10 +145,12 @@ def rows_of(path: Path, *keys: str) -> dict[str, dict]:
         return {" ".join(line[k] for k in keys): line for line in csv.DictReader(file)}
 
 
-def trained(way: str, name: str) -> str:
-    """How a row was trained, from its record; of three stages, the sum."""
-    record = json.loads((FIGURES / f"strong/records/{name}.json").read_text(encoding="utf-8"))
+def trained(way: str, name: str, first: str) -> str:
+    """How a row was trained, from its record; of three stages, the sum. An asterisk says that the first row's network taught it."""
+    record, teacher = (json.loads((FIGURES / f"strong/records/{n}.json").read_text(encoding="utf-8")) for n in (name, first))
     epochs, stage = record["epochs"], record["decisive"]
+    if TAUGHT.get(way) == "*" and stage["teacher"] != teacher["decisive"]:
+        raise ValueError(f"{name} was not taught by {first}, the standard network of the table: the front page would say so")
     while stage := stage.get("parent"):  # the stages before
         epochs += stage["stage_recipe"]["epochs"]
     return f"{epochs:g} epochs{TAUGHT.get(way, '')}"
@@ -162,12 +164,13 @@ def front() -> str:
     path = FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv"
     points, names = rows_of(path, "row"), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % | times as fast | in INT8: top-1, % | times as fast |", "|---|---|---|---|---|"]
+    first = next(rs[0] for name, rs in names.items() if name.startswith("plain (") and not name.endswith("int8"))
     for method, title in SHOWN.items():
         ways = [m[1] for name in points if (m := re.fullmatch(rf"{re.escape(method)} \((.+)\)", name))]
         if len(ways) != 1:
             raise ValueError(f"ideas-ms-128px-imagenette-vgg16_bn.csv has {len(ways)} rows of {method!r}: the front page shows one; run 10 at 128 px again")
         cells = [points[name][k] for name in (f"{method} ({ways[0]})", f"{method} ({ways[0]}), int8") for k in ("top-1 accuracy (%)", "speed-up")]
-        lines.append(f"| {title}, {trained(ways[0], names[f'{method} ({ways[0]})'][0])} | {' | '.join(cells)} |")
+        lines.append(f"| {title}, {trained(ways[0], names[f'{method} ({ways[0]})'][0], first)} | {' | '.join(cells)} |")
     full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
     heads = "same engine, fp32", "best engine of each side, fp32", "its fastest over standard in INT8"
     lines += ["", f"| Full width, 224 px, one image: times faster | {' | '.join(heads)} |", "|---|---|---|---|"]
