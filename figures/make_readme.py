@@ -7,6 +7,7 @@
 import csv
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -128,13 +129,14 @@ def readme() -> str:
 
 
 FRONT, BEGIN, END = FIGURES.parent / "README.md", "<!-- from records, by figures/make_readme.py -->\n", "<!-- end -->"
+ROWS = FIGURES / "strong/ideas-128px-imagenette-vgg16_bn.json"  # row → records, one for each seed
 SHOWN = {  # method of the table of accuracy against speed-up, which has its best way → what the front page calls it
     "plain": "standard network",
     "wae": "the paper's (*Ours*)",
     "half": "half resolution",
     "linear-in": "linear encoder, details in the first layer",
     "linear-2": "linear encoder, two levels",
-    "quarter": "a quarter of the resolution",
+    "quarter": "quarter resolution",
 }
 TAUGHT = dict.fromkeys(("taught", "noisy", "finer-taught"), ", taught") | dict.fromkeys(("warm", "patient", "finer-patient"), "*")  # *: from its weights
 
@@ -145,9 +147,20 @@ def rows_of(path: Path, *keys: str) -> dict[str, dict]:
         return {" ".join(line[k] for k in keys): line for line in csv.DictReader(file)}
 
 
+def kept(name: str) -> dict:
+    """A record."""
+    return json.loads((FIGURES / f"strong/records/{name}.json").read_text(encoding="utf-8"))
+
+
+def accuracy(name: str, rows: dict[str, list[str]]) -> str:
+    """Of the row with this record, over all its seeds."""
+    top1 = [100 * kept(n)["test"]["top1"] for n in next(names for names in rows.values() if name in names)]
+    return f"{statistics.mean(top1):.2f}" + (f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else "") + f" ({len(top1)})"
+
+
 def trained(way: str, name: str, first: str) -> str:
     """How a row was trained, from its record; of three stages, the sum. An asterisk says that the first row's network taught it."""
-    record, teacher = (json.loads((FIGURES / f"strong/records/{n}.json").read_text(encoding="utf-8")) for n in (name, first))
+    record, teacher = kept(name), kept(first)
     epochs, stage = record["epochs"], record["decisive"]
     if TAUGHT.get(way) == "*" and stage["teacher"] != teacher["decisive"]:
         raise ValueError(f"{name} was not taught by {first}, the standard network of the table: the front page would say so")
@@ -162,15 +175,17 @@ def front() -> str:
     if BEGIN not in said:
         return said
     path = FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv"
-    points, names = rows_of(path, "row"), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % | times as fast | in INT8: top-1, % | times as fast |", "|---|---|---|---|---|"]
+    points, names, seeds = rows_of(path, "row"), *(json.loads(p.read_text(encoding="utf-8")) for p in (path.with_suffix(".json"), ROWS))
+    lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % (seeds) | times as fast | INT8: points | INT8: times as fast |", "|---|---|---|---|---|"]
     first = next(rs[0] for name, rs in names.items() if name.startswith("plain (") and not name.endswith("int8"))
     for method, title in SHOWN.items():
         ways = [m[1] for name in points if (m := re.fullmatch(rf"{re.escape(method)} \((.+)\)", name))]
         if len(ways) != 1:
             raise ValueError(f"ideas-ms-128px-imagenette-vgg16_bn.csv has {len(ways)} rows of {method!r}: the front page shows one; run 10 at 128 px again")
-        cells = [points[name][k] for name in (f"{method} ({ways[0]})", f"{method} ({ways[0]}), int8") for k in ("top-1 accuracy (%)", "speed-up")]
-        lines.append(f"| {title}, {trained(ways[0], names[f'{method} ({ways[0]})'][0], first)} | {' | '.join(cells)} |")
+        row = f"{method} ({ways[0]})"
+        record, whole, small = names[row][0], points[row], points[f"{row}, int8"]
+        cells = accuracy(record, seeds), whole["speed-up"], small["INT8 costs, points"].split()[0], small["speed-up"]
+        lines.append(f"| {title}, {trained(ways[0], record, first)} | {' | '.join(cells)} |")
     full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
     heads = "same engine, fp32", "best engine of each side, fp32", "its fastest over standard in INT8"
     lines += ["", f"| Full width, 224 px, one image: times faster | {' | '.join(heads)} |", "|---|---|---|---|"]
@@ -178,7 +193,7 @@ def front() -> str:
         cells = [full[row][k] for k in ("same engine, fp32", "best in fp32", "best of all over INT8")]
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
-    lines += ["", f"\\* Taught by the first row's network, from its weights. One seed above; medians [quartiles] below. {machine}"]
+    lines += ["", f"\\* Taught by the first row's network, from its weights. Means ± deviations; speed, INT8: one seed; below: medians [quartiles]. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 
