@@ -1,10 +1,12 @@
 """One's own images and network: what is given is a run, rows are taught by it and pruned from it, and the sentence follows the intervals."""
 
 import importlib.util
+import inspect
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from wae_nb.data.sets import load_data
 from wae_nb.lab import forecast
 from wae_nb.lab.answers import answer, comparison_table, read_comparison
 from wae_nb.lab.cheaper import parse_row, spec_of, untrained
+from wae_nb.lab.compare import Question
 from wae_nb.lab.compare_folder import _rows_of, compare_folder
 from wae_nb.lab.forecast import fit_budget, hours_of
 from wae_nb.lab.networks import network_at
@@ -196,6 +199,14 @@ def test_a_network_that_knows_nothing_is_refused(drawn, tmp_path):
     with pytest.raises(ValueError, match="by chance 25.0 %.*in the order of the folders, face0, face1"):
         give(net, data, short_recipe("s", 100), tmp_path / "runs", Engine(**CPU))
     assert not (tmp_path / "runs").exists()
+
+
+def test_patience_is_usual_everywhere():
+    """A row is trained for as long from a shell, from Python and from the notebook."""
+    shell = {p.name: p.default for p in main.commands["compare"].params}["epochs"]
+    cells = json.loads((Path(__file__).parents[1] / "nbs/08_your_own_model.ipynb").read_text(encoding="utf-8"))["cells"]
+    notebook = next(int(m[1]) for c in cells if (m := re.search(r"^epochs: int = (\d+)", "".join(c["source"]), re.MULTILINE)))
+    assert shell == notebook == Question(("half",)).epochs == inspect.signature(compare_folder).parameters["epochs"].default
 
 
 def test_the_commands(compared, drawn, tmp_path, monkeypatch):

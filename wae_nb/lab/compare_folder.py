@@ -93,7 +93,7 @@ def compare_folder(
     rows: str = "",  # names of `parse_row`, separated by commas; empty for the usual ones
     points: float = 1.0,  # as in `Question`
     hours: float | None = None,  # as in `Question`
-    epochs: int = 16,  # as in `Question`
+    epochs: int = Question.epochs,
     crops: str = "resized",  # or "fixed", for images where what is to be seen is aligned
     device: str = "auto",  # of training, and of timing
     precision: str = "auto",  # of training
