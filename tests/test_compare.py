@@ -97,7 +97,7 @@ def test_found_again(compared, drawn, monkeypatch):
     assert [r["difference"] for r in again.record["rows"]] == [r["difference"] for r in done.record["rows"]]
 
 
-def test_the_network_is_taken_away(compared, tmp_path):
+def test_the_network_is_taken_away(compared, tmp_path, monkeypatch):
     """The chosen row's, in a folder that another process reads: the same answers."""
     _, out, _ = compared
     row = answer(read_comparison(out / "compare.json")).row  # of the last comparison there, whose times may have chosen another
@@ -111,6 +111,9 @@ def test_the_network_is_taken_away(compared, tmp_path):
     for i, folder in enumerate((out / "cheapest", out / "runs" / row["run"])):  # as a file for another engine, checked on the images that lie beside
         said = wae("export", folder, "--to", "torch-export", "--out", tmp_path / f"{i}.pt2", "--json")
         assert said.exit_code == 0 and json.loads(said.stdout)["same_answers"] == 1, said.stderr
+    monkeypatch.chdir(out / "runs")
+    said = wae("export", row["run"], "--to", "torch-export", "--out", tmp_path / "by-name.pt2")
+    assert said.exit_code == 0, said.stderr
     assert network_at(out / "runs" / row["run"]).config["classes"] == list(data.classes)
 
 

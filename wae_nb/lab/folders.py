@@ -109,7 +109,7 @@ def data_of_saved(
 
 
 def _found_data(folder: Path, name: str, checksum: str, size: int, data_root: str | Path) -> Dataset:
-    near = [folder.parent / "data", folder.parent.parent / "data"]  # beside the runs, or beside a folder of runs
+    near = [parent / "data" for parent in folder.absolute().parents[:2]]  # beside the runs, or beside a folder of runs
     if data_root:
         if found := _same_data(load_data(data_root, size, near[0]), name, checksum, size):
             return found
