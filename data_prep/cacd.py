@@ -36,11 +36,14 @@ def find(source: Path, target: Path) -> dict[str, list[Path]]:
     if not source.is_dir():
         stop(f"{str(source)!r} is not a folder; give the one that holds CACD's images")
     people: dict[str, list[Path]] = {}
+    seen: dict[str, Path] = {}
     other = 0
     for p in sorted(source.rglob("*")):
-        if p.is_relative_to(target):
+        if p.is_relative_to(target) or any(part.startswith(".") or part == "@eaDir" for part in p.relative_to(source).parts):  # thumbnails
             continue
         if m := NAME.match(p.name):
+            if (first := seen.setdefault(p.name, p)) != p:
+                stop(f"{p.name} is there twice, {str(first)!r} and {str(p)!r}, and one could come to train/ and the other to test/; keep one of them")
             people.setdefault(m["name"], []).append(p)
         elif p.is_file():
             other += 1
@@ -57,7 +60,11 @@ def choose(people: dict[str, list[Path]], listed: Path | None) -> list[str]:
         return list(people)[:IDENTITIES]
     if not listed.is_file():
         stop(f"--identities {str(listed)!r} is not a file; it should hold a name a line")
-    names = [n.strip().replace(" ", "_") for n in listed.read_text(encoding="utf-8").splitlines() if n.strip()]
+    try:
+        lines = listed.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as e:
+        stop(f"--identities {str(listed)!r} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8, a name a line")
+    names = [n.strip().replace(" ", "_") for n in lines if n.strip()]
     if missing := [n for n in names if n not in people]:
         stop(f"{len(missing)} of {len(names)} names in {str(listed)!r} have no image, the first is {missing[0]!r}")
     return sorted(set(names))
@@ -102,7 +109,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     a = parser.parse_args(argv)
 
-    people = find(a.source, a.target)
+    if a.seed < 0:
+        stop(f"--seed {a.seed} must be at least 0")
+    source, target = a.source.expanduser().resolve(), a.target.expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        stop(f"{str(a.target)!r} is a file; name a folder")
+    people = find(source, target)
     names = choose(people, a.identities)
     files = [p for n in names for p in people[n]]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -115,17 +127,18 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 < train < len(files):
         stop(f"--train {train} must lie between 1 and {len(files) - 1}, so that both parts have images")
     parts = dict(zip(("train", "test"), split(files, train, a.seed)))
-    counts = Counter(NAME.match(p.name)["name"] for p in parts["train"])
-    if few := [n for n in names if counts[n] < 2]:
-        stop(f"{few[0]!r} would have {counts[few[0]]} training images; leave it out of the list of identities, or use another --seed")
+    counts = {part: Counter(NAME.match(p.name)["name"] for p in ps) for part, ps in parts.items()}
+    for part, least, what in (("train", 2, "training"), ("test", 1, "test")):
+        if few := [n for n in names if counts[part][n] < least]:
+            stop(f"{few[0]!r} would have {counts[part][few[0]]} {what} images; leave it out of the list of identities, or use another --seed")
 
     plan = {f"{part}/{NAME.match(p.name)['name']}/{p.name}": p for part, ps in parts.items() for p in ps}
-    there = {p.relative_to(a.target).as_posix() for p in a.target.rglob("*") if NAME.match(p.name)} if a.target.is_dir() else set()
+    there = {p.relative_to(target).as_posix() for p in target.rglob("*") if NAME.match(p.name)} if target.is_dir() else set()
     if stray := sorted(there - plan.keys()):
         stop(f"{str(a.target)!r} already holds another selection or split (for instance {stray[0]}); remove it, or name another folder")
-    placed = sum(place(source, a.target / name) for name, source in tqdm(plan.items(), "placing", mininterval=1, leave=False))
+    placed = sum(place(image, target / name) for name, image in tqdm(plan.items(), "placing", mininterval=1, leave=False))
     facts = dict(identities=len(names), images=len(files), train=len(parts["train"]), test=len(parts["test"]), seed=a.seed, damaged=damaged)
-    (a.target / "cacd.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (target / "cacd.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     for name in damaged:
         print(f"cannot be read, left out: {name}")

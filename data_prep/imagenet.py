@@ -26,6 +26,7 @@ from pathlib import Path
 from wae_nb.data.folder import DataError, ImageFile
 from wae_nb.data.pack import Dataset, open_pack, pack
 from wae_nb.data.progress import progress_bar
+from wae_nb.data.sets import pack_size
 
 TRAIN, VAL, CLASSES = 1_281_167, 50_000, 1_000  # of ILSVRC2012
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -255,6 +256,11 @@ def make(target: Path, name: str, sources: list[ImageFile], size: int, workers: 
     return pack(target, name, sources, size, workers)
 
 
+def crop_of(size: int) -> int | None:
+    """The crops that packed images of this size are for, pixels; None where there are none."""
+    return next((k for k in range(size * 7 // 8 - 1, size) if pack_size(k) == size), None)
+
+
 def report(data: Dataset, target: Path) -> None:
     d, size = data.describe(), data.images.shape[1]
     for name in data.skipped:
@@ -264,7 +270,7 @@ def report(data: Dataset, target: Path) -> None:
     if size == PAPER_SIZE:
         print(f"Use it: papermill nbs/02_imagenet_vgg16.ipynb out.ipynb -p profile paper -p backbone vgg16 -p mixed_precision no -p data_root {target}")
     else:
-        print(f"Use it: -p data_root {target}, with a profile whose crops are {round(size * 7 / 8)} pixels; --size {PAPER_SIZE} is the paper's")
+        print(f"Use it: -p data_root {target}, with a profile whose crops are {crop_of(size)} pixels; --size {PAPER_SIZE} is the paper's")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -280,6 +286,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in (("size", a.size), ("workers", a.workers)):
         if value is not None and value < 1:
             stop(f"--{name} {value} must be at least 1")
+    if crop_of(a.size) is None:
+        near = [s for s in (a.size - 1, a.size + 1) if crop_of(s)] or [PAPER_SIZE]
+        stop(f"--size {a.size}: no crop's images are packed at it, they are 8/7 of the crop; use {' or '.join(map(str, near))}")
 
     source, target = a.source.expanduser().resolve(), a.target.expanduser().resolve()
     try:

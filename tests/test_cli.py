@@ -22,7 +22,8 @@ from wae_nb.convert.targets import TARGETS
 from wae_nb.data.sets import load_data
 from wae_nb.lab.folders import open_run
 from wae_nb.lab.profiles import PROFILES
-from wae_nb.lab.reproduce import choose_notebooks
+from wae_nb.lab.reproduce import choose_notebooks, parameters_of
+from wae_nb.train.divergence import Diverged
 from wae_nb.train.engine import Engine
 from wae_nb.train.runs import get_or_train
 from wae_nb.train.specs import RunSpec
@@ -177,6 +178,40 @@ def test_reproduce(notebooks, tmp_path):
     assert mended.exit_code == 0 and sorted(p.name for p in out.iterdir()) == ["01_first.ipynb", "02b_second.ipynb"]
 
 
+def test_a_shell_gives_text_and_a_notebook_gets_values():
+    """-p as papermill has it: each by its annotation; what looks like a number stays text where text is meant."""
+    ten, eight = choose_notebooks("08,10")[::-1]
+    asked = dict(per_class="100", device="cpu", seeds="0,1", epochs="3", hours="2", rows="half", variances="[0.1]")
+    assert parameters_of(ten, "strong", "", "", asked | {"10.rows": "dct", "08.width": "0.5"}) == dict(
+        profile="strong", per_class=100, device="cpu", seeds="0,1", rows="dct", variances="[0.1]"
+    )
+    assert parameters_of(eight, "strong", "", "", asked | {"08.width": "0.5"}) == dict(device="cpu", epochs=3, hours=2, rows="half", width=0.5)
+
+
+def test_a_kernel_that_dies_does_not_end_the_campaign(notebooks):
+    """As one does that is killed for its memory."""
+    first = notebooks / "01_first.ipynb"
+    good = first.read_text()
+    nb = json.loads(good)
+    nb["cells"][1]["source"] = "import os\nos.kill(os.getpid(), 9)"
+    first.write_text(json.dumps(nb))
+    (notebooks / "02b_second.ipynb").write_text(good)
+    done = wae("reproduce", "--profile", "small", "--json")
+    assert done.exit_code == 1, done.stderr
+    died, after = json.loads(done.stdout)
+    assert died["state"] == "failed" and died["error"].startswith("DeadKernelError: ") and after["state"] == "finished"
+
+
+def test_the_library_s_own_errors_are_a_line(monkeypatch):
+    """What went wrong, code 1; a defect keeps its trace."""
+    for error in (Diverged("the training loss is nan"), torch.OutOfMemoryError("CUDA out of memory")):
+        monkeypatch.setattr("wae_nb.lab.folders.list_runs", lambda runs, error=error: (_ for _ in ()).throw(error))
+        done = wae("runs", "somewhere")
+        assert done.exit_code == 1 and done.stderr == f"Error: {error}\n"
+    monkeypatch.setattr("wae_nb.lab.folders.list_runs", lambda runs: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
+    assert isinstance(wae("runs", "somewhere").exception, RuntimeError)
+
+
 def test_the_checkout_s_notebooks():
     names = [p.stem for p in choose_notebooks()]
     assert names == sorted(p.stem for p in (ROOT / "nbs").glob("[0-9]*.ipynb")) and "05_cacd" in names
@@ -237,6 +272,9 @@ WRONG = {  # words → what is named, and the remedy
     "train people --epochs 0": ("epochs=0", "at least 1"),
     "train people --crops random": ("crops='random'", "use resized or fixed"),
     "train people --precision fp8": ("mixed_precision='fp8'", "use one of no, fp16, bf16, auto"),
+    "train people --precision fp16 --device cpu": ("mixed_precision='fp16'", "use bf16, no, or auto"),
+    "train people --teacher {plain} --method plain": ("method='plain'", "give one of the two"),
+    "train people --teacher {plain} --weights DEFAULT": ("weights='DEFAULT'", "give one of the two"),
     "train people --teacher nowhere": ("run='nowhere'", "`wae runs` lists those that are finished"),
     "train people --teacher {half}": ("is 'half'", "name a standard network"),
     "train people --backbone resnet18 --size 32 --width 0": ("width=0.0", "use a number above 0"),
@@ -275,6 +313,8 @@ WRONG = {  # words → what is named, and the remedy
     "reproduce --profile strong --faces nowhere": ("faces='nowhere'", "give a folder that holds"),
     "reproduce --profile strong --only 02,05 -p seedz 0,1": ("seedz='0,1'", "no chosen notebook has this parameter"),
     "reproduce --profile strong -p 55.seeds 0": ("55.seeds='0'", "no chosen notebook has this parameter"),
+    "reproduce --profile strong --only 02 -p image_size large": ("image_size='large'", "use a whole number"),
+    "reproduce --profile strong -p 08.epochs 1.5": ("epochs=1.5", "use a whole number"),
     "reproduce --profile strong --out there.pt2": ("there.pt2' is a file", "name a folder"),
 }
 

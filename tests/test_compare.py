@@ -1,5 +1,6 @@
 """One's own images and network: what is given is a run, rows are taught by it and pruned from it, and the sentence follows the intervals."""
 
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -26,7 +27,7 @@ from wae_nb.lab.cheaper import parse_row, spec_of, untrained
 from wae_nb.lab.compare import Question
 from wae_nb.lab.compare_folder import _rows_of, compare_folder
 from wae_nb.lab.forecast import fit_budget, hours_of
-from wae_nb.lab.networks import network_at
+from wae_nb.lab.networks import evaluate_network, network_at
 from wae_nb.lab.statistics import accuracy_difference, one_seed_difference
 from wae_nb.measure.cost import macs
 from wae_nb.method.weights import keep_weights
@@ -270,6 +271,20 @@ def test_a_pruned_network_is_no_standard_one(compared, drawn, tmp_path):
         with pytest.raises(ValueError, match="the network is pruned"):
             compare_folder(drawn, tmp_path / "out", model=str(folder), **how)
     assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()
+
+
+def test_deep_images_of_another_white_are_refused(compared, drawn, tmp_path):
+    """The same pixels would be of another brightness than in the training."""
+    _, out, _ = compared
+    data, net = load_data(drawn, 32, tmp_path), network_at(next(out.glob("runs/plain*")))
+    assert evaluate_network(net, data, device="cpu")["images"] == len(data.indices("test"))
+    net.config["white"] = dict(integers=4095.0)
+    assert evaluate_network(net, data, device="cpu")["images"] == len(data.indices("test"))  # of eight bits
+    dark = dataclasses.replace(data, white=dict(integers=1023.0))
+    for ask in (lambda: evaluate_network(net, dark, device="cpu"), lambda: give(net, dark, short_recipe("s", 100), tmp_path / "runs", Engine(**CPU))):
+        with pytest.raises(ValueError, match="white is 1023 in the images of .* and was 4095 in the training's: .*save both in 8 bits, alike"):
+            ask()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_rows_that_cannot_be_had_are_left_out(monkeypatch):

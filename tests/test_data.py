@@ -293,16 +293,52 @@ def test_cacd(tmp_path, capsys):
     assert "1 placed, the rest was there" in capsys.readouterr().out and files(tmp_path / "out") == first
 
     with pytest.raises(SystemExit, match="already holds another"):
-        cacd.main([str(source), str(tmp_path / "out"), "--seed", "1"])
+        cacd.main([str(source), str(tmp_path / "out"), "--seed", "1", "--train", "40"])
     for _ in range(2):  # the target may lie inside the source
         cacd.main([str(source), str(source / "inside")])
     assert len(files(source / "inside")) == 60
     shutil.rmtree(source / "inside")
-    cacd.main([str(source), str(tmp_path / "other"), "--seed", "1"])
+    cacd.main([str(source), str(tmp_path / "other"), "--seed", "1", "--train", "40"])
     assert files(tmp_path / "other") != first
 
     d = load_data(tmp_path / "out", 32, tmp_path / "cache").describe()
     assert (d["classes"], d["images"], d["test"]) == (6, 60, 12)
+
+
+def test_cacd_has_each_picture_once(tmp_path):
+    """Thumbnails are no pictures; a copy would come to both parts."""
+    source = make_cacd(tmp_path / "CACD")
+    for hidden in (".thumbnails", "@eaDir"):
+        shutil.copytree(source, tmp_path / "copy", dirs_exist_ok=True)
+        shutil.copytree(tmp_path / "copy", source / hidden)
+    cacd.main([str(source), str(tmp_path / "out")])
+    assert len(files(tmp_path / "out")) == len({f.split("/")[-1] for f in files(tmp_path / "out")}) == 60
+    shutil.copytree(tmp_path / "copy", source / "backup")
+    with pytest.raises(SystemExit, match="0000.jpg is there twice, .*keep one of them"):
+        cacd.main([str(source), str(tmp_path / "out")])
+
+
+def test_cacd_inside_its_source_by_another_path(tmp_path, monkeypatch):
+    source = make_cacd(tmp_path / "CACD")
+    monkeypatch.chdir(source)
+    for _ in range(2):
+        cacd.main([str(source), "inside"])
+    assert len(files(source / "inside")) == 60
+
+
+def test_cacd_tests_everybody(tmp_path):
+    """Whoever has no image among the tests is named: the library would refuse the set."""
+    source = make_cacd(tmp_path / "CACD", people=3, pictures=20)
+    for k in range(3, 20):
+        (source / f"{20 + k}_Person_C_Élan_{k:04d}.jpg").unlink()
+    said = []
+    for seed in range(12):
+        try:
+            cacd.main([str(source), str(tmp_path / f"out{seed}"), "--seed", str(seed)])
+            assert load_data(tmp_path / f"out{seed}", 32, tmp_path / "cache").classes
+        except SystemExit as e:
+            said.append(str(e))
+    assert any("'Person_C_Élan' would have 0 test images" in s for s in said) and len(said) < 12
 
 
 def test_cacd_identities_and_damage(tmp_path, capsys):
@@ -319,6 +355,7 @@ def test_cacd_identities_and_damage(tmp_path, capsys):
 
 
 REFUSED = [("missing", "is not a folder"), ("empty", "has no file named"), ("names", "have no image"), ("train", "must lie between")]
+REFUSED += [("file", "is a file; name a folder"), ("seed", "--seed -1 must be at least 0"), ("bytes", "is not UTF-8 text")]
 
 
 @pytest.mark.parametrize("case, message", REFUSED)
@@ -327,7 +364,11 @@ def test_cacd_refuses(tmp_path, case, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "names.txt").write_text("Nobody\n")
     names = [source, "--identities", tmp_path / "names.txt"]
-    args = dict(missing=[tmp_path / "no"], empty=[tmp_path / "empty"], names=names, train=[source, "--train", "60"])[case]
+    (tmp_path / "latin.txt").write_bytes("Élan\n".encode("latin-1"))
+    if case == "file":
+        (tmp_path / "out").touch()
+    args = dict(missing=[tmp_path / "no"], empty=[tmp_path / "empty"], names=names, train=[source, "--train", "60"], file=[source])
+    args = (args | dict(seed=[source, "--seed", "-1"], bytes=[source, "--identities", tmp_path / "latin.txt"]))[case]
     with pytest.raises(SystemExit, match=message):
         cacd.main([str(args[0]), str(tmp_path / "out"), *map(str, args[1:])])
 
@@ -377,6 +418,7 @@ def test_images_beside_the_classes_are_counted(people, tmp_path, capsys):
     for i in range(3):
         shutil.copy(next(people.glob("*/*.pgm")), people / f"{i}.pgm")
     (people / next(p for p in people.iterdir() if p.is_dir()).name / "more").symlink_to(tmp_path, target_is_directory=True)
+    (next(p for p in people.iterdir() if p.is_dir()) / "gone.pgm").symlink_to(tmp_path / "nowhere.pgm")  # as in a set whose files are fetched when wanted
     find_images(people)
     said = capsys.readouterr().out
-    assert "images beside the class folders: 3" in said and "links to folders in them: 1" in said
+    assert "images beside the class folders: 3" in said and "links to folders in them: 1" in said and "links to what is not there: 1" in said

@@ -197,3 +197,7 @@ def test_a_notebook_starts_several(tmp_path, capfd):
     broken = RunSpec(**vars(exp.specs("half")[0]) | dict(start="0" * 64, width=1.0))
     with pytest.raises(RuntimeError, match="^training on 2 processes failed: ValueError: weights=.*is no file"):
         launch(broken, exp.data, exp.engine, tmp_path / "runs", 2)
+    high = replace(exp.recipe, classify=replace(exp.recipe.classify, lr=1e30, optimizer="sgd", clip=None))
+    diverging = replace(exp.specs("half")[0], recipe=high)
+    with pytest.raises(RuntimeError, match="^training on 2 processes failed: Diverged: .*use a smaller lr"):
+        launch(diverging, exp.data, exp.engine, tmp_path / "runs", 2)

@@ -193,6 +193,8 @@ def test_second_run_does_nothing(source, tmp_path, capsys, monkeypatch):
     assert "is packed already; nothing to do" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="holds another packing .68 images at 32×32, not these 68 at 48×48.; remove it"):
         run(source, tmp_path / "packed", "--size", "48")
+    with pytest.raises(SystemExit, match="--size 100: no crop's images are packed at it, they are 8/7 of the crop; use 99 or 101"):
+        run(source, tmp_path / "other", "--size", "100")
     (source / contents().popitem()[0]).unlink()
     with pytest.raises(SystemExit, match="not these 67 at 32×32"):
         run(source, tmp_path / "packed")

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -120,3 +121,23 @@ def test_in_pictures():
     assert [t.get_text() for t in legend.get_texts()] == [plain(name) for name in NAMES]
     plt.close("all")
     assert torch.is_grad_enabled()
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """What was there stays where the new one can't be written, and the error names the file."""
+    frame = pd.DataFrame({"a": [1]})
+    save_output(tmp_path, "t", frame)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    whole = pd.DataFrame.to_csv
+
+    def full(self, path, **how):
+        Path(path).write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match=r"t\.csv cannot be written: No space left on device .*make room, then run it again"):
+        save_output(tmp_path, "t", frame + 1)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    monkeypatch.setattr(pd.DataFrame, "to_csv", whole)
+    save_output(tmp_path, "t", frame + 1)
+    assert (tmp_path / "t.csv").read_text() == (frame + 1).to_csv() and sorted(before) == sorted(p.name for p in tmp_path.iterdir())

@@ -203,6 +203,25 @@ def test_signals_save_and_end_with_their_code(tmp_path, number, code, workers):
     assert all(records[0][k] == records[1][k] for k in ("history", "test", "answers", "files"))
 
 
+def test_another_precision_is_recorded(data, tmp_path, monkeypatch):
+    """A run that goes on where numbers are rounded otherwise was trained by both."""
+    spec = a_spec(data)
+    look, calls = stages.Training.look, []
+
+    def cut_off(self):
+        look(self)
+        calls.append(1)
+        if len(calls) == 2:
+            raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Training, "look", cut_off)
+        with pytest.raises(Cut):
+            get_or_train(spec, data, each_step(mixed_precision="bf16"), tmp_path)
+    other = get_or_train(spec, data, each_step(), tmp_path).record["machine"]
+    assert other["mixed_precision"] == "no" and other["precisions_in_turn"] == ["bf16 on cpu", "no on cpu"] and "processes_in_turn" not in other
+
+
 @pytest.mark.parametrize("evaluating", [False, True])
 def test_a_signal_at_a_step_or_in_an_evaluation(data, whole, tmp_path, monkeypatch, capsys, evaluating):
     """The handlers of before are back, the checkpoint is that of the step, and nothing is lost."""

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 import torch
 from conftest import ROOT
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from wae_nb.convert.folding import fold
@@ -192,14 +192,20 @@ def test_what_cannot_be_saved_leaves_nothing(net, tmp_path, monkeypatch):
         with pytest.raises(ValueError) as e:
             model.save(tmp_path / name, **how)
         assert said in str(e.value) and "\n" not in str(e.value)
-    monkeypatch.setattr("wae_nb.method.saving.save_file", lambda *a: 1 / 0)
+    monkeypatch.setattr("wae_nb.method.saving.to_bytes", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         net.save(tmp_path / "net")
     assert [p.name for p in tmp_path.iterdir()] == ["full"]
 
 
+def test_others_can_read_it(saved):
+    """As they can any file: a server runs as somebody else."""
+    (beside := saved.parent / "beside").touch()
+    assert {p.stat().st_mode for p in saved.iterdir()} == {beside.stat().st_mode}
+
+
 def test_a_failed_save_keeps_what_was_there(saved, net, monkeypatch):
-    monkeypatch.setattr("wae_nb.method.saving.save_file", lambda state, path: (save_file(state, path), 1 / 0))
+    monkeypatch.setattr("wae_nb.method.saving.write_page", lambda *a: 1 / 0)  # when the tensors are written
     with pytest.raises(ZeroDivisionError):
         net.save(saved)
     assert load(saved).config["classes"] == ["a", "b", "c"] and [p.name for p in saved.parent.iterdir()] == ["net"]

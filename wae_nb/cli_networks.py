@@ -91,6 +91,9 @@ def _train(images, method, backbone, size, width, head, epochs, crops, device, p
     from wae_nb.train.specs import RunSpec
 
     out = Path(out).expanduser()
+    if teacher and (weights or method == "plain"):
+        why = f"weights={weights!r}: a row with a teacher starts from its weights" if weights else "method='plain' is what the teacher is already"
+        raise ValueError(f"{why}; give one of the two")
     with quiet():
         engine, net = Engine(device, precision), standard_network(teacher) if teacher else None
         if net:

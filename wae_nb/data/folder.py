@@ -51,6 +51,7 @@ def _images(path: Path, others: Counter | None = None) -> list[Path]:
     files = sorted(p for p in seen if p.is_file())
     if others is not None:
         others.update("a link to a folder" for p in seen if p.is_symlink() and p.is_dir())
+        others.update("a broken link" for p in seen if p.is_symlink() and not p.exists())
         others.update(p.suffix.lower() or "no ending" for p in files if p.suffix.lower() not in known)
     return [p for p in files if p.suffix.lower() in known]
 
@@ -121,9 +122,10 @@ def find_images(
             raise DataError(f"data_root={str(root)!r}: {part.name}/ has no images in class folders; fill it, or remove it to have the rest split")
     check_classes(root, found)
     empty = [c.relative_to(root).as_posix() for (_, c), images in classes.items() if not images]
-    links, beside = others.pop("a link to a folder", 0), sum(len(_loose(part)) for _, part in parts)
+    links, broken, beside = others.pop("a link to a folder", 0), others.pop("a broken link", 0), sum(len(_loose(part)) for _, part in parts)
     said = [f"files that are no images: {', '.join(f'{n} with {kind}' for kind, n in others.most_common())}"] if others else []
     said += [f"images beside the class folders: {beside}"] * bool(beside) + [f"links to folders in them: {links}"] * bool(links)
+    said += [f"links to what is not there: {broken}"] * bool(broken)
     said += [f"folders without an image: {', '.join(empty)}"] * bool(empty)
     if said:
         print(printable(f"{root.name}: left out {'; '.join(said)}"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data.files import write_json
+from ..data.files import write_json, write_whole
 from ..data.sets import fewer, load_data
 from .paper import TABLES
 from .parameters import check_parameters, numbers
@@ -50,11 +50,12 @@ def save_output(
     if records is not None:
         write_json(file("json"), records)
     if hasattr(what, "savefig"):
-        what.savefig(file("png"), dpi=100)
+        write_whole(file("png"), lambda part: what.savefig(part, dpi=100, format="png"))
         return file("png")
-    what.to_csv(file("csv"))
+    write_whole(file("csv"), what.to_csv)
     shown = what.rename(index=_text, columns=_text).map(_text).rename_axis(index=_text, columns=_text)
-    file("md").write_text(shown.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n"), encoding="utf-8")
+    text = shown.to_markdown(disable_numparse=True) + (f"\n\n{caption}\n" if caption else "\n")
+    write_whole(file("md"), lambda part: part.write_text(text, encoding="utf-8"))
     return file("md")
 
 # %% ../../nbs/lib/lab/experiment.ipynb #5a439d46

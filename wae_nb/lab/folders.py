@@ -30,7 +30,10 @@ def read_run(
     "What a run's folder records. Raises a one-line `RecordError` for a folder that has no run, an unfinished one, or one whose record was changed."
     path = Path(folder).expanduser() / "record.json"
     if not path.exists():
-        why = "its training is not finished: train it again, and it goes on" if (path.parent / "config.json").exists() else "it is no run's folder"
+        beside = {name: (path.parent / name).exists() for name in ("config.json", "model.safetensors", "model.xml")}
+        why = "its training is not finished: train it again, and it goes on" if beside["config.json"] else "it is no run's folder"
+        if beside["model.safetensors"] or beside["model.xml"]:  # a run's weights are there only with its record
+            why = "it holds a saved network, whose config.json is damaged or missing: save it anew"
         raise RecordError(f"run={str(folder)!r} has no record.json: {why}; `wae runs` lists those that are finished")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

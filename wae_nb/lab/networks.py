@@ -24,7 +24,7 @@ from .folders import data_of, data_of_saved, open_run
 from .retested import OnCPU
 from ..method.classifier import DecomposedClassifier
 from ..train.engine import Engine
-from ..train.given import check_standard
+from ..train.given import check_standard, check_white
 from ..train.evaluation import evaluate
 from ..train.recipes import paper_recipe
 from ..train.tasks import ClassifyTask
@@ -94,6 +94,7 @@ def evaluate_network(
     if len(data.classes) != about["num_classes"] or classes and list(classes) != list(data.classes):
         known = ", ".join((classes or [])[:8]) or f"{about['num_classes']} classes"
         raise ValueError(f"the network was trained on {known}, and {data.name!r} has {len(data.classes)} classes: {', '.join(data.classes[:8])}")
+    check_white(net, data)
     if not len(data.indices(split)):
         raise ValueError(f"split={split!r} of {data.name!r} has no images")
     engine, recipe = Engine(device), paper_recipe()

@@ -22,6 +22,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
+from ..data.files import write_whole
+
 # %% ../../nbs/lib/lab/page.ipynb #9137bdde
 _HEADING = re.compile(r"<h([1-3])[^>]*? id=\"([^\"]*)\"[^>]*>(.*?)</h\1>", re.DOTALL)
 _SHORT = re.compile(r"(<td[^>]*>)([^<]{1,22})( <sup>|</td>)")  # a cell that stays on one line
@@ -202,4 +204,5 @@ def page(
         return quote(Path(os.path.relpath(file, here)).as_posix()) + behind
 
     body = relink(as_html(notebook, code=False), change)
-    Path(target).write_text(document(f"wae_nb: {Path(target).stem}", body, above), encoding="utf-8")
+    whole = document(f"wae_nb: {Path(target).stem}", body, above)
+    write_whole(Path(target), lambda part: part.write_text(whole, encoding="utf-8"))

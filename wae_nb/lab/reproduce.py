@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .parameters import from_text
 from .profiles import PROFILES
 from ..measure.machine import check_installed
 from ..train.records import project_root
@@ -81,9 +82,11 @@ def run_notebook(
     part, failed = out.with_name(f"{out.stem}.part.ipynb"), out.with_name(f"{out.stem}.failed.ipynb")
     try:
         papermill.execute_notebook(str(notebook), str(part), given, cwd=os.getcwd(), progress_bar=progress)
-    except papermill.PapermillExecutionError as e:
-        os.replace(part, failed)
-        return Outcome(notebook.stem, "failed", time.monotonic() - start, f"{e.ename}: {' '.join(str(e.evalue).split())}")
+    except (papermill.PapermillExecutionError, RuntimeError, TimeoutError) as e:  # the latter of a kernel that died, for instance for want of memory
+        if part.exists():
+            os.replace(part, failed)
+        name, said = getattr(e, "ename", type(e).__name__), getattr(e, "evalue", e)
+        return Outcome(notebook.stem, "failed", time.monotonic() - start, f"{name}: {' '.join(str(said).split())}")
     os.replace(part, out)
     failed.unlink(missing_ok=True)
     return Outcome(notebook.stem, "finished", time.monotonic() - start)
@@ -115,7 +118,7 @@ def parameters_of(
     faces: str,  # of faces, for `OF_FACES`; "" for data_root
     given: dict[str, Any],  # as of `reproduce`
 ) -> dict[str, Any]:  # without those that it does not have
-    "What a notebook of a campaign runs with: what is given for it alone goes before what is given for all, and both before `CAMPAIGN`."
+    "What a notebook of a campaign runs with: what is given for it alone goes before what is given for all, and both before `CAMPAIGN`. Raises as `from_text`."
     import papermill
 
     number, known = notebook.stem.partition("_")[0], papermill.inspect_notebook(str(notebook))
@@ -123,7 +126,8 @@ def parameters_of(
     out = dict(profile=profile) | of_profile.get("", {}) | of_profile.get(number, {})
     out |= dict(data_root=root) if root else {}
     out |= BEYOND_ROWS if number == "10" and root else {}
-    out |= {k: v for k, v in given.items() if "." not in k} | {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{number}.")}
+    own = {k: v for k, v in given.items() if "." not in k} | {k.partition(".")[2]: v for k, v in given.items() if k.startswith(f"{number}.")}
+    out |= {k: from_text(k, v, known[k]["inferred_type_name"]) for k, v in own.items() if k in known}
     return {k: v for k, v in out.items() if k in known}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save as to_bytes
 from torch import nn, Tensor
 
 from .. import __version__
@@ -113,7 +113,8 @@ def save(
     about = page_of(model, classes, fingerprint, metrics)
 
     def write(part: Path) -> None:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, part / TENSORS)
+        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        (part / TENSORS).write_bytes(to_bytes(tensors))  # `save_file` makes a file that its owner alone can read
         sample = sample_scores(model, about["images"]["size"])
         write_page(part, about | dict(sample=sample), TENSORS)
 

@@ -52,6 +52,8 @@ class Engine:
             raise ValueError(f"mixed_precision={self.mixed_precision!r}: use one of {', '.join(MIXED_PRECISIONS)}")
         if self.mixed_precision == "auto":
             self.mixed_precision = "bf16" if has_bf16(device) else "no"
+        if self.mixed_precision == "fp16" and torch.device(device).type == "cpu":  # accelerate would train in single precision, and say fp16
+            raise ValueError("mixed_precision='fp16': a CPU doesn't train so; use bf16, no, or auto")
         self.renew()
 
     def renew(self) -> Accelerator:

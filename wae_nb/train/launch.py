@@ -62,7 +62,8 @@ def launch(
         said = _passed_on(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     if not (run := finished_run(spec, Path(runs_dir))):
         lines = [line.strip() for line in said.replace("\r", "\n").splitlines() if line.strip()]
-        why = next((line for line in lines if line.partition(":")[0].endswith("Error")), lines[-1] if lines else "nothing was said")
+        own = (line for line in lines if line.partition(":")[0].endswith(("Error", "Diverged")) and not line.startswith("torch."))  # not the launcher's
+        why = next(own, lines[-1] if lines else "nothing was said")
         raise RuntimeError(f"training on {num_processes} processes failed: {why}")
     run.trained = True
     return run

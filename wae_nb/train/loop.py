@@ -55,4 +55,5 @@ def fit(
     t.acc.wait_for_everyone()
     task.load_state_dict(load_file(t.best))
     t.acc.free_memory(t.updates.task, t.updates.optimizer)
-    return dict(best_epoch=p["best"]["epoch"], best=p["best"], history=p["history"], seconds=p["seconds"], epochs=p["epoch"], processes=p["processes"])
+    kept = {k: p[k] for k in ("best", "history", "seconds", "processes", "precisions")}
+    return kept | dict(best_epoch=p["best"]["epoch"], epochs=p["epoch"])

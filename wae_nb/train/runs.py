@@ -270,8 +270,8 @@ def finish_run(spec, task, data, folder, result, test, each, code, engine, parts
     write_metrics(folder, result["history"])
     network = net if spec.stage != STAGE_1 else net.encoder
     where = machine(engine.accelerator) | dict(accumulation=engine.accumulation, sync_batchnorm=engine.sync_batchnorm)
-    if len(result["processes"]) > 1:  # of each attempt that went on with another number
-        where["processes_in_turn"] = result["processes"]
+    for what in ("processes", "precisions"):  # of each attempt that went on with others
+        where |= {f"{what}_in_turn": result[what]} if len(result.get(what, ())) > 1 else {}
     record = dict(
         name=spec.name,
         decisive=spec.fingerprint(),

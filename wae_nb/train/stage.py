@@ -55,7 +55,8 @@ class Training:
         self.raw, self.data, self.stage, self.image_size, self.folder = task, data, stage, image_size, folder
         self.engine, self.title, self.stop, self.acc = engine, title, stop, engine.renew()
         self.updates = u = Updates(task, data, stage, image_size, seed, engine, teacher)
-        self.progress = dict(epoch=0, step=0, lr=u.lr, history=[], best=None, drops=0, seconds=0.0, first=None, processes=[self.acc.num_processes])
+        in_turn = dict(processes=[self.acc.num_processes], precisions=[self.precision()])  # of each attempt
+        self.progress = dict(epoch=0, step=0, lr=u.lr, history=[], best=None, drops=0, seconds=0.0, first=None) | in_turn
         self.losses = torch.zeros(u.steps, device=self.acc.device)  # of the epoch, one block, not a scalar a batch
         self.watch, self.checked, self.random, self.source, self.board = LossWatch(), 0, None, self.stamp(), None
         self.kept = {}  # checkpoint → the name of its best weights, the last one last
@@ -153,6 +154,8 @@ class Training:
             self.acc.load_state(str(found))
             self.progress = json.loads((found / "progress.json").read_text())
             self.losses.copy_(load_file(found / "losses.safetensors")["losses"])
+            if (before := self.progress.setdefault("precisions", [self.precision()]))[-1] != self.precision():
+                before.append(self.precision())
             self.watch, self.kept = LossWatch(self.progress["first"]), {found: self.best.name if self.progress["best"] else None}
             if self.progress["processes"][-1] != self.acc.num_processes:
                 self.progress["processes"].append(self.acc.num_processes)
@@ -161,6 +164,10 @@ class Training:
         elif keep_start:
             with self.between():
                 self.note(self.measure(0, 0.0, None))
+
+    def precision(self) -> str:
+        "What rounds here."
+        return f"{self.acc.mixed_precision} on {self.acc.device.type}"
 
     def between(self):
         "Within, one process need not wait for the others, and stops at once when it is told to."
