@@ -47,6 +47,9 @@ def trained(tmp_path_factory) -> dict[str, Path]:
         out[name] = get_or_train(spec, data, Engine("cpu", progress=False), runs_dir).folder
     out["unfinished"] = shutil.copytree(out["half"], runs_dir / "half-cut-off")
     (out["unfinished"] / "record.json").unlink()
+    out["damaged"] = runs_dir / "saved"
+    open_run(out["plain"]).save(out["damaged"])
+    (out["damaged"] / "config.json").write_text('{"package": "wae')
     return out
 
 
@@ -258,6 +261,7 @@ WRONG = {  # words → what is named, and the remedy
     "export {half} --to tflite": ("to='tflite'", "use one of onnx, openvino, torch-export, ncnn"),
     "export nowhere --to torch-export": ("run='nowhere'", "`wae runs` lists those that are finished"),
     "export {unfinished} --to torch-export": ("half-cut-off'", "train it again, and it goes on"),
+    "predict {damaged} there.pt2": ("its config.json is damaged (JSONDecodeError)", "save the network, again"),
     "export {stage-1} --to torch-export": ("is stage 1, an auto-encoder without a classifier", "name a run of a later stage"),
     "export {half} --to torch-export --out net.xml": ("path='net.xml'", "a file for torch-export ends in .pt2"),
     "export {half} --to torch-export --out none/net.pt2": ("path='none/net.pt2'", "make it first"),

@@ -30,10 +30,14 @@ def read_run(
     "What a run's folder records. Raises a one-line `RecordError` for a folder that has no run, an unfinished one, or one whose record was changed."
     path = Path(folder).expanduser() / "record.json"
     if not path.exists():
-        beside = {name: (path.parent / name).exists() for name in ("config.json", "model.safetensors", "model.xml")}
-        why = "its training is not finished: train it again, and it goes on" if beside["config.json"] else "it is no run's folder"
-        if beside["model.safetensors"] or beside["model.xml"]:  # a run's weights are there only with its record
-            why = "it holds a saved network, whose config.json is damaged or missing: save it anew"
+        config = path.parent / "config.json"
+        why = "its training is not finished: train it again, and it goes on" if config.exists() else "it is no run's folder"
+        try:
+            json.loads(config.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as e:
+            why = f"its config.json is damaged ({type(e).__name__}): train the run, or save the network, again"
         raise RecordError(f"run={str(folder)!r} has no record.json: {why}; `wae runs` lists those that are finished")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
