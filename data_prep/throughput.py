@@ -58,8 +58,9 @@ def decoded(data: Dataset, root: Path, size: int, batch: int, workers: int, devi
     """The same by torchvision, from the same files."""
     side = data.images.shape[1]
     steps = [transforms.Resize((side, side)), transforms.RandomCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
-    folder = datasets.ImageFolder(root / "train", transforms.Compose(steps))
-    number = {Path(path): i for i, (path, _) in enumerate(folder.samples)}
+    wanted = {root / data.files[i] for i in data.indices("train")}
+    folder = datasets.ImageFolder(root / "train", transforms.Compose(steps), is_valid_file=lambda path: Path(path) in wanted, allow_empty=True)
+    number = {Path(path): i for i, (path, _) in enumerate(folder.samples)}  # of any ending that the pack has
     part = torch.utils.data.Subset(folder, [number[root / data.files[i]] for i in data.indices("train")])
     kw = dict(num_workers=workers, persistent_workers=workers > 0, pin_memory=device == "cuda", drop_last=len(part) > batch)
     batches = torch.utils.data.DataLoader(part, batch, shuffle=True, **kw)
@@ -97,6 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     root = a.data_root.expanduser().resolve()
     if not (root / "train").is_dir():
         stop(f"{str(root)!r} has no folder train/; give a folder with train/<class>/ images")
+    if a.out and not a.out.parent.is_dir():
+        stop(f"--out {a.out}: there is no folder {str(a.out.parent)!r}; make it first")
     try:
         device = resolve_device(a.device)
         data = some(load_data(root, a.size, a.cache), a.images)
