@@ -193,7 +193,7 @@ def front() -> str:
         cells = [full[row][k] for k in ("same engine, fp32", "best in fp32", "best of all over INT8")]
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
-    lines += ["", f"\\* Taught by the first row's network, from its weights. Means ± deviations; speed, INT8: one seed; below: medians [quartiles]. {machine}"]
+    lines += ["", f"\\* Taught by the first row, from its weights. Means ± deviations; speed, INT8: one seed; below: medians [quartiles]. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 
