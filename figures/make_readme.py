@@ -176,7 +176,8 @@ def front() -> str:
         return said
     path = FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv"
     points, names, seeds = rows_of(path, "row"), *(json.loads(p.read_text(encoding="utf-8")) for p in (path.with_suffix(".json"), ROWS))
-    lines = ["| Imagenette, 128 px, VGG16-BN, quarter width | top-1, % (seeds) | times as fast | INT8: points | INT8: times as fast |", "|---|---|---|---|---|"]
+    columns = "top-1, % (seeds)", "times as fast", "INT8: change, points", "INT8: times as fast"
+    lines = [f"| Imagenette, 128 px, VGG16-BN, quarter width | {' | '.join(columns)} |", "|---|---|---|---|---|"]
     first = next(rs[0] for name, rs in names.items() if name.startswith("plain (") and not name.endswith("int8"))
     for method, title in SHOWN.items():
         ways = [m[1] for name in points if (m := re.fullmatch(rf"{re.escape(method)} \((.+)\)", name))]

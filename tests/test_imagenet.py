@@ -450,11 +450,16 @@ def test_imagenette_without_network(tmp_path, monkeypatch):
 
 def test_throughput(tmp_path, source, capsys):
     out = tmp_path / "record.json"
-    args = ["--images", "16", "--rounds", "1", "--workers", "1", "--size", "28", "--batch", "8", "--device", "cpu", "--cache", tmp_path / "cache", "--out", out]
+    first = next(source.glob("train/*/*"))
+    Image.open(first).save(first.with_suffix(".gif"))  # which torchvision's ImageFolder leaves out by itself
+    first.unlink()
+    args = ["--images", "40", "--rounds", "1", "--workers", "1", "--size", "28", "--batch", "8", "--device", "cpu", "--cache", tmp_path / "cache", "--out", out]
     throughput.main([str(source), *map(str, args)])
     record = json.loads(out.read_text())
     assert list(record["images_per_second"]) == ["packed, 0 workers", "packed, 1 workers", "ImageFolder, 1 workers"]
     assert all(len(r) == 1 and r[0] > 0 for r in record["images_per_second"].values()) and record["times_image_folder"]["ImageFolder, 1 workers"] == [1]
     assert record["data"]["checksum"] and record["machine"]["cpu"] and "ImageFolder, 1 workers" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="there is no folder .*nowhere'; make it first"):  # before anything is measured
+        throughput.main([str(source), *map(str, args[:-1]), str(tmp_path / "nowhere/record.json")])
     with pytest.raises(SystemExit, match="--images 99 must lie between 2 and 40"):
         throughput.main([str(source), "--images", "99", "--size", "28", "--cache", str(tmp_path / "cache")])

@@ -6,6 +6,7 @@ import re
 import runpy
 from configparser import ConfigParser
 
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -14,7 +15,8 @@ from wae_nb.data.pack import VAL_FRACTION
 from wae_nb.data.photos import NAMES as PHOTOGRAPHS
 from wae_nb.lab.paper import DATA, TABLES
 from wae_nb.lab.profiles import PROFILES
-from wae_nb.lab.statistics import accuracy_difference
+from wae_nb.lab.records import recorded_rows
+from wae_nb.lab.statistics import accuracy_difference, of_both
 from wae_nb.lab.tradeoff import calibration_images
 from wae_nb.lab.ways import WAYS
 from wae_nb.measure.cost import macs
@@ -250,3 +252,98 @@ def test_the_times_are_the_records():
     for book, text in TIMES["notebooks"]().items():
         assert book.read_text(encoding="utf-8") == text, f"{book.name}: run python figures/make_times.py"
         assert TIMES["BEGIN"] in "".join(json.loads(text)["cells"][0]["source"]), book.name
+
+
+# what a sentence concludes without a number
+
+
+STRONG = ROOT / "figures/strong"
+
+
+def cells(name: str) -> pd.DataFrame:
+    return pd.read_csv(STRONG / f"{name}.csv", index_col=0)
+
+
+def faster_and_no_less_accurate(row: str) -> set[str]:
+    table = cells("tradeoff-openvino-imagenette-vgg16_bn")
+    top1, times = table["top-1 accuracy (%)"], table["speed-up"]
+    return {n for n in table.index if "int8" not in n and times[n] > times[row] and top1[n] >= top1[row]}
+
+
+def below(name: str, a: str, b: str) -> tuple[float, float, float]:
+    rows = recorded_rows(STRONG / f"{name}.json")
+    return accuracy_difference(*of_both(rows[a], rows[b]))
+
+
+def longest() -> bool:
+    table = cells("tradeoff-openvino-imagenette-vgg16_bn")
+    top1, epochs = table["top-1 accuracy (%)"], table["epochs of training"]
+    longer, whole, ours = "standard network, trained as long", "vgg16_bn", "Ours"
+    return top1[longer] > top1[whole] > top1[ours] and epochs[whole] < min(epochs[ours], epochs["Taylor-1"]) and abs(epochs[ours] - epochs["Taylor-1"]) < 1
+
+
+def mostly_resolution() -> bool:
+    halved = below("ideas-128px-imagenette-resnet50", *("standard network, half resolution (I_R), taught", "standard network, by labels"))
+    ours = below("ideas-128px-imagenette-resnet50", *("Ours, by labels", "standard network, by labels"))
+    epochs = cells("tradeoff-openvino-imagenette-resnet50")["epochs of training"]
+    return halved[2] < 0 and 0.5 < halved[0] / ours[0] < 1 and abs(epochs["ThiNet-30"] - epochs["Ours"]) <= 1 and epochs["ResNet-50"] < epochs["Ours"]
+
+
+def behind_thinet() -> bool:
+    full = cells("tradeoff-openvino-imagenette-resnet50")["CPU speed-up at full width"]
+    return below("table5-imagenette-resnet50", "Ours", "ThiNet-30")[2] < 0 and float(full["Ours"]) < float(full["ThiNet-30"])
+
+
+def slower_on_resnet() -> bool:
+    return cells("tradeoff-openvino-imagenette-resnet50")["speed-up"]["Ours"] < 1
+
+
+def other_score() -> bool:
+    table = cells("noise-scores-imagenette-vgg16_bn")
+    ahead = table.loc["Ours, s_c"] > table.loc["Ours, s_L"]
+    return not ahead["V=0.01"] and ahead[["V=0.02", "V=0.05", "V=0.1"]].all()
+
+
+def without_norm(on: str, row: str) -> pd.Series:
+    table = cells(f"noise-norm-{on}-vgg16_bn").drop(columns="V=0")
+    return table.loc[f"{row} without BatchNorm"] - table.loc[row]
+
+
+def kept_stage_2(on: str) -> list[bool]:
+    names = json.loads((STRONG / f"averaging-{on}-vgg16_bn.json").read_text(encoding="utf-8"))["Ours"]  # of the tests with noise
+    return [json.loads((STRONG / f"records/{n.removesuffix('-noise')}.json").read_text(encoding="utf-8"))["best_epoch"] == 0 for n in names]
+
+
+def noise_let_in() -> bool:
+    table = cells("ideas-noise-128px-imagenette-vgg16_bn")
+    (row,) = (n for n in table.index if n.startswith("linear encoder, details in the first layer, "))
+    return float(table["V=0.01"][row]) < 0.5 * float(table["as they are"][row])
+
+
+def fainter_than_epsilon() -> bool:
+    strongest = recorded_rows(STRONG / "lambda-32px-imagenette-vgg16_bn.json")["100"]
+    tests = [r["test"]["energy_high"] for r in strongest if "energy_high" in r["test"]]
+    return bool(tests) and max(tests) < torch.nn.BatchNorm2d(3).eps
+
+
+CONCLUDED = {  # page, words → whether the records say so
+    ("nbs/02_imagenet_vgg16.ipynb", "a standard network trained as long is further ahead"): longest,
+    ("nbs/02_imagenet_vgg16.ipynb", "the standard network has fewer than both"): longest,
+    ("nbs/02b_front.ipynb", "half the resolution and Taylor's lighter pruning are such rows"): lambda: faster_and_no_less_accurate("Ours")
+    == {"vgg16_bn, half resolution", "Taylor-1"},
+    ("nbs/02b_front.ipynb", "On ResNet-50 at this width it is slower than the standard network itself"): slower_on_resnet,
+    ("nbs/03_imagenet_resnet50.ipynb", "here it is behind in accuracy"): behind_thinet,
+    ("nbs/03_imagenet_resnet50.ipynb", "ResNet-50 at half of it, with a teacher, stands nearly as far below"): mostly_resolution,
+    ("nbs/06_noise.ipynb", "For *Ours* on Imagenette it is the other way round from the second level on"): other_score,
+    ("nbs/06_noise.ipynb", "those of the real faces do"): lambda: all((without_norm("faces", row) > 0).all() for row in ("Wavelet+CNN", "Ours")),
+    ("nbs/06_noise.ipynb", "of the drawn ones the wavelet's loses *more* without it"): lambda: (without_norm("demo-faces", "Wavelet+CNN") < 0).all(),
+    ("nbs/06_noise.ipynb", "as on Imagenette and in most seeds of the faces"): lambda: all(kept_stage_2("imagenette"))
+    and sum(kept_stage_2("faces")) > len(kept_stage_2("faces")) / 2,
+    ("nbs/07_ablations.ipynb", "the mean square of $I_H$ is below ε"): fainter_than_epsilon,
+    ("README.md", "In noise, details in the first layer cost most of the accuracy"): noise_let_in,
+}
+
+
+@pytest.mark.parametrize("page, words", CONCLUDED, ids=lambda v: v[:40])
+def test_what_is_concluded_in_words_is_recorded(page, words):
+    assert words in prose(page) and CONCLUDED[page, words]()

@@ -84,8 +84,9 @@ def check_shape(
 
 def show(value, text: str, as_json: bool) -> None:
     "The result, for a program or for a person."
-    said = json.dumps(value, indent=1, ensure_ascii=False) if as_json else text
-    click.echo(said.encode("utf-8", "backslashreplace").decode())  # a file's name may be no UTF-8
+    from wae_nb.data.folder import printable
+
+    click.echo(printable(json.dumps(value, indent=1, ensure_ascii=False) if as_json else text))  # a file's name may be no UTF-8
 
 
 def table(rows: list[dict]) -> str:

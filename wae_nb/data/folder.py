@@ -34,7 +34,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def printable(
-    name: str,  # of a file
+    name: str,  # of a file, or text with names
 ) -> str:
     "A name as any stream takes it: bytes that are no UTF-8 are escaped."
     return name.encode("utf-8", "backslashreplace").decode()

@@ -82,7 +82,7 @@ def run_notebook(
     part, failed = out.with_name(f"{out.stem}.part.ipynb"), out.with_name(f"{out.stem}.failed.ipynb")
     try:
         papermill.execute_notebook(str(notebook), str(part), given, cwd=os.getcwd(), progress_bar=progress)
-    except (papermill.PapermillExecutionError, RuntimeError, TimeoutError) as e:  # the latter of a kernel that died, for instance for want of memory
+    except (papermill.PapermillExecutionError, RuntimeError, TimeoutError) as e:  # the last two of a kernel that died or hangs
         if part.exists():
             os.replace(part, failed)
         name, said = getattr(e, "ename", type(e).__name__), getattr(e, "evalue", e)
