@@ -24,8 +24,8 @@ from ..method.backbones import check_backbone
 from ..method.classifier import check_image_size
 from ..train.engine import Engine
 from ..train.launch import check_processes, launch
-from ..train.noise import evaluate_noise
-from ..train.records import precision_of, project_root
+from ..train.noise import evaluate_noise, testing_engine
+from ..train.records import project_root
 from ..train.runs import Run, get_or_train
 from ..train.specs import RunSpec
 
@@ -135,7 +135,7 @@ class Experiment:
         "Runs tested with noise, now where they were not; prints a line for each, and copies its record to the figures."
         out = []
         for run in runs:
-            record = evaluate_noise(run, self.data, variances, Engine(self.engine.device, precision_of(run.record), workers=self.engine.workers))
+            record = evaluate_noise(run, self.data, variances, testing_engine(run, self.engine.device, self.engine.workers))
             out.append(record | {k: {f"{v:g}": record[k][f"{v:g}"] for v in variances} for k in ("test", "answers")})
             print(f"{run.record['name']}: " + ", ".join(f"V={v} {100 * t['top1']:.1f} %" for v, t in out[-1]["test"].items()))
             self.copy_record(record)
