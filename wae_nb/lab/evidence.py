@@ -21,7 +21,7 @@ from .claims import Accuracy, Operations, Speed, SubImages
 from .costs import find_times, read_timing, table_batch
 from .paper import TABLES, Row
 from .records import read_all, records
-from .statistics import bootstrap, gains, p_value
+from .statistics import IMAGE, bootstrap, drawn_from, gains, p_value
 from .tables import quoted_timing
 from .timing import timed_rows
 from ..train.records import project_root
@@ -44,6 +44,7 @@ class Evidence:
     gain: np.ndarray | None = None  # of `gains`
     values: tuple[float, ...] = ()  # one for each seed or run, where there is no gain
     each: str = "seed"
+    drawn: str = IMAGE  # as of `drawn_from`
     place: tuple[Collection, int] | None = None  # of `places`
 
     @property
@@ -124,7 +125,7 @@ class Evidences:
         test: Accuracy,
         place: tuple[Collection, int],  # of `places`
     ) -> Evidence | None:
-        "A paired bootstrap over seeds and test images."
+        "A paired bootstrap over seeds and test images, or the photographs that these are pieces of."
         table, (c, px) = TABLES[test.number], place
         found = [self._answered(c.row(table.methods[row], "noise" if table.noise else "run", px), test.variance) for row in (test.a, test.b)]
         if not (seeds := sorted(found[0].keys() & found[1].keys())):
@@ -133,10 +134,12 @@ class Evidences:
         gain = gains(a, b)
         drawn = bootstrap(gain, self.draws)
         low, high = 100 * np.quantile(drawn, [0.025, 0.975])
-        recipe, n = a[0]["recipe"], _plural(len(a[0]["labels"]), "test image")
+        recipe, n, drawn_of = a[0]["recipe"], _plural(len(a[0]["labels"]), IMAGE), drawn_from(a[0])
+        n += f" of {_plural(gain.shape[1], drawn_of)}" * (drawn_of != IMAGE)
         on = f"{c.data['name']}, {n}, {px} px, {c.backbone}, recipe {recipe!r}, {_plural(len(seeds), 'seed')}"
         names = tuple(f"{c.profile}/records/{r['name']}" for r in (*a, *b))
-        return Evidence(100 * gain.mean(), low, high, test.against, "points", on, names, p_value(drawn, test.against / 100), gain=gain, place=place)
+        p = p_value(drawn, test.against / 100)
+        return Evidence(100 * gain.mean(), low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place)
 
     @staticmethod
     def _answered(rows: list[dict], variance: str) -> dict[int, dict]:

@@ -67,8 +67,8 @@ def to_say_it(
         return f"about {_about(n)} {e.each}s would say it" if n else f"more {e.each}s are needed"
     images, seeds = needed(e.gain, e.against / 100, NormalDist().inv_cdf(1 - level / 2))
     if e.one:
-        return f"about {_about(images)} test images would say it of these networks, more seeds of others" if images else "both rows have as many right"
-    ways = [f"{_about(n)} {what}" for n, what in ((images, "test images with these seeds"), (seeds, "seeds on these images")) if n]
+        return f"about {_about(images)} {e.drawn}s would say it of these networks, more seeds of others" if images else "both rows have as many right"
+    ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
     return f"about {' or '.join(ways)} would say it" if ways else "neither more seeds nor more test images alone would say it"
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
