@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from scipy import stats
 from test_figures import regenerated
 from test_report import rewritten
 
 from wae_nb.lab.claims import CLAIMS, Accuracy, Claim, Operations, Speed, SubImages
 from wae_nb.lab.evidence import Evidence
-from wae_nb.lab.statistics import holm, needed, p_value
+from wae_nb.lab.statistics import accuracy_difference, gains, holm, needed, p_value
 from wae_nb.lab.verdicts import FAILS, HOLDS, MISSING, OPEN, Verdicts, decide, to_say_it
 
 
@@ -36,6 +37,23 @@ def test_p_values_are_uniform_where_nothing_differs():
     rng = np.random.default_rng(0)
     p = [p_value(rng.normal(rng.normal(), 1, 2000)) for _ in range(1000)]
     assert 0.035 < np.mean(np.array(p) < 0.05) < 0.065
+
+
+@pytest.mark.parametrize("seeds, photographs, patches", [(1, 16, 40), (1, 60, 3), (2, 16, 7)])
+def test_photographs_are_drawn_whole(seeds, photographs, patches):
+    """SciPy's percentile bootstrap of the photographs' means; with two seeds alike, that of one. An interval of patches would be narrower."""
+    rng, labels = np.random.default_rng(0), np.repeat(np.arange(photographs), patches)
+    right = rng.random((2, photographs, 1)) ** [[[0.4]], [[0.8]]] > rng.random((2, photographs, patches))  # each photograph has its own rate
+    answers = np.where(right.reshape(2, -1), labels, -1)
+    order = rng.permutation(labels.size)
+    a, b = ([dict(seed=s, labels=labels[order].tolist(), answers=x[order].tolist(), data=dict(name="demo-photos")) for s in range(seeds)] for x in answers)
+    means = right[0].mean(1) - right[1].mean(1)
+    ends = stats.bootstrap((100 * means,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    d, low, high = accuracy_difference(a, b)
+    assert d == pytest.approx(100 * means.mean()) and (low, high) == pytest.approx(ends, abs=0.03 * (ends.high - ends.low))
+    apart = [[dict(r, data=dict(name="flowers")) for r in rows] for rows in (a, b)]
+    _, narrow, wide = accuracy_difference(*apart)
+    assert high - low > wide - narrow and gains(a, b).shape == (seeds, photographs)
 
 
 def test_what_is_needed_is_enough():
@@ -78,6 +96,7 @@ def test_what_it_would_take():
     rng = np.random.default_rng(0)
     one = line(1.0, gain=rng.choice([-1, 0, 1], (1, 300), p=[0.1, 0.79, 0.11]).astype(float))
     assert re.fullmatch(r"about [\d,]+ test images would say it of these networks, more seeds of others", to_say_it(one, 20))
+    assert "photographs would say it of these networks" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
     assert to_say_it(line(0.0, gain=np.zeros((1, 9))), 20) == "both rows have as many right"
     assert to_say_it(line(1.0, values=(1.0,)), 1) == "more seeds are needed"
     # Student's t of 9 degrees is 2.262, and 2.262 * 1.414 / sqrt(10) is 1.01; that of 10 is 2.228, and 2.228 * 1.414 / sqrt(11) is 0.95
