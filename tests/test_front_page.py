@@ -26,7 +26,8 @@ from wae_nb.cli import main
 from wae_nb.lab.experiment import Experiment
 from wae_nb.lab.parameters import check_parameters
 from wae_nb.lab.profiles import PROFILES
-from wae_nb.lab.reproduce import choose_notebooks
+from wae_nb.lab.reproduce import BEYOND_ROWS, choose_notebooks
+from wae_nb.lab.ways import fits
 from wae_nb.measure.machine import has_bf16
 from wae_nb.method.backbones import check_backbone
 from wae_nb.method.classifier import METHODS
@@ -278,3 +279,12 @@ def test_python(page, i, text, place):
         assert torch.equal(found["again"](x).s, net(x).s) and len(found["done"].files) == 1
     if "exp" in found:
         assert found["exp"].profile == "smoke"
+
+
+def test_the_campaign_trains_the_front_page():
+    """Each row of README's first table is among those that `wae reproduce` trains where there are images."""
+    rows, ways = (BEYOND_ROWS[k].split(",") for k in ("rows", "ways"))
+    trained = {f"{method} ({way})" for method in rows for way in ways if fits(method, way)}
+    shown = json.loads((ROOT / "figures/strong/ideas-ms-128px-imagenette-vgg16_bn.json").read_text())
+    of_page = runpy.run_path(str(ROOT / "figures/make_readme.py"))["SHOWN"]
+    assert {row for row in shown if row.split(" (")[0] in of_page and not row.endswith("int8")} <= trained
