@@ -138,7 +138,8 @@ SHOWN = {  # method of the table of accuracy against speed-up, which has its bes
     "linear-2": "linear encoder, two levels",
     "quarter": "quarter resolution",
 }
-TAUGHT = dict.fromkeys(("taught", "noisy", "finer-taught"), ", taught") | dict.fromkeys(("warm", "patient", "finer-patient"), "*")  # *: from its weights
+WARM = "warm", "patient", "finer-patient", "finer-noisy"  # from its teacher's weights
+TAUGHT = dict.fromkeys(("taught", "noisy", "finer-taught"), ", taught") | dict.fromkeys(WARM, "*")
 
 
 def rows_of(path: Path, *keys: str) -> dict[str, dict]:

@@ -29,14 +29,18 @@ def _finer(r: Recipe, times: int = 1) -> StageRecipe:
     return replace(s := _longer(r), epochs=times * s.epochs, batch_size=s.batch_size // 2)
 
 
-WARM = ("warm", "patient", "finer-patient")  # from the teacher's weights
+def _patient(r: Recipe, noise: float | None = None) -> Distill:
+    return Distill(start=True, epochs=3 * r.classify.epochs, noise=noise)
+
+
+WARM = ("warm", "patient", "finer-patient", "finer-noisy")  # from the teacher's weights
 TAUGHT = ("taught", *WARM, "finer-taught")
 MORE = {"longer": "trained longer", "finer": "trained longer in half the batch", "finest": "trained twice as long in half the batch"}  # `plain` alone
 WAYS = {
     "labels": Way("by labels", lambda r: {}),
     "taught": Way("taught", lambda r: dict(distill=Distill())),
     "warm": Way("taught, from the teacher's weights", lambda r: dict(distill=Distill(start=True))),
-    "patient": Way("taught from the teacher's weights, three times as long", lambda r: dict(distill=Distill(start=True, epochs=3 * r.classify.epochs))),
+    "patient": Way("taught from the teacher's weights, three times as long", lambda r: dict(distill=_patient(r))),
     "noisy": Way("taught on noisy images", lambda r: dict(distill=Distill(noise=0.05))),
     "longer": Way("by labels, as long as three stages", lambda r: dict(classify=_longer(r))),
     "finer": Way("by labels, as long as three stages, in half the batch", lambda r: dict(classify=_finer(r))),
@@ -44,7 +48,11 @@ WAYS = {
     "finer-taught": Way("taught, as long as three stages, in half the batch", lambda r: dict(classify=_finer(r), distill=Distill())),
     "finer-patient": Way(
         "taught from the teacher's weights, three times as long, in half the batch",
-        lambda r: dict(classify=_finer(r), distill=Distill(start=True, epochs=3 * r.classify.epochs)),
+        lambda r: dict(classify=_finer(r), distill=_patient(r)),
+    ),
+    "finer-noisy": Way(
+        "taught on faintly noisy images from the teacher's weights, three times as long, in half the batch",
+        lambda r: dict(classify=_finer(r), distill=_patient(r, 0.02)),
     ),
 }
 
