@@ -80,7 +80,7 @@ def _runs(folder, as_json):
     """What is trained in a folder of runs (by default runs/).
 
     A line a run: its name, which says method, backbone, stage and seed; top-1 on the test split, or PSNR of an auto-encoder; epochs; minutes.
-    A run that was cut off is "unfinished", one whose record was changed since is "refused".
+    A run that was cut off is "unfinished", one whose record was changed since is "refused"; a network that was saved there is "saved".
 
     \b
     wae runs

@@ -6,7 +6,6 @@
 __all__ = ['network_at', 'network_and_images', 'standard_network', 'evaluate_network', 'predict_files']
 
 # %% ../../nbs/lib/lab/networks.ipynb #2f9f4eea
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ..data.pack import Dataset
 from ..data.sets import pack_size
 from ..deploy.engines import Prepared
 from ..deploy.loading import load
-from .folders import data_of, data_of_saved, open_run
+from .folders import data_of, data_of_saved, is_saved, open_run
 from .retested import OnCPU
 from ..method.classifier import DecomposedClassifier
 from ..train.engine import Engine
@@ -34,7 +33,7 @@ def network_at(
     folder: str | Path,  # of a finished run, or as `model.save` writes it
 ) -> DecomposedClassifier | Prepared:  # in evaluation mode, on the CPU; its `config` has "arguments", and "classes" where they are known
     "A trained network. Raises a one-line `ValueError` or `RecordError` for a folder that has none."
-    if _is_saved(folder):
+    if is_saved(folder):
         return load(Path(folder).expanduser())
     run = open_run(folder)
     try:
@@ -45,20 +44,12 @@ def network_at(
     return run.model
 
 
-def _is_saved(folder: str | Path) -> bool:
-    "Whether a folder has a page that `model.save` wrote, and not a run's."
-    try:
-        return "package" in json.loads((Path(folder).expanduser() / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-
-
 def network_and_images(
     folder: str | Path,  # as of `network_at`
     data_root: str | Path = "",  # as in `data_of`
 ) -> tuple[DecomposedClassifier, Dataset]:
     "A trained network, and the images that it was trained on. Raises as `network_at` and `data_of`, and for a network in INT8, which is a file already."
-    if not _is_saved(folder):
+    if not is_saved(folder):
         run = open_run(folder)
         return run.model, data_of(run, data_root)
     net = load(Path(folder).expanduser())
