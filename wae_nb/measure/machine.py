@@ -49,6 +49,7 @@ def hardware(
                 system=platform.system(), versions=versions)  # fmt: skip
 
 # %% ../../nbs/lib/measure/machine.ipynb #e20e5520
+# Single precision outside `settings` is PyTorch's: there cuDNN convolves in TF32 on GPUs from Ampere on, unless torch.backends.cudnn.allow_tf32 is off.
 PRECISIONS = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}  # name → dtype of the weights
 
 

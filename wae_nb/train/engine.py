@@ -32,7 +32,7 @@ class Engine:
     "Where and how training runs. The first four change what is learned, by rounding or by what a batch norm sees; a record names them."
 
     device: str = "auto"  # "auto" (a GPU if there is one), "cpu" or "cuda"
-    mixed_precision: str = "no"  # "no", "fp16", "bf16", or "auto" for "bf16" where the device has instructions for it
+    mixed_precision: str = "no"  # "no" (PyTorch's single precision, as in `PRECISIONS`), "fp16", "bf16", or "auto" for "bf16" where the device has it
     accumulation: int = 1  # parts that a batch is split into, to fit the memory; a batch norm sees one part
     sync_batchnorm: bool = True  # whether a batch norm takes its statistics over all processes
     workers: int = 0  # loading processes
