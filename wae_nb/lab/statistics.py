@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TELLING', 'IMAGE', 'PHOTOGRAPH', 'MOST', 'mean_and_spread', 'signed', 'accuracy_difference', 'one_seed_difference',
-           'drawn_from', 'of_both', 'over_seeds', 'gains', 'bootstrap', 'verdict', 'p_value', 'holm', 'needed']
+           'told_apart', 'score_interval', 'drawn_from', 'of_both', 'over_seeds', 'gains', 'bootstrap', 'verdict',
+           'p_value', 'holm', 'needed']
 
 # %% ../../nbs/lib/lab/statistics.ipynb #026dbe25
 import math
@@ -59,16 +60,31 @@ def one_seed_difference(
     """As `accuracy_difference`; where fewer than `TELLING` images tell them apart, the score interval for paired shares
     (Tango 1998, *Statistics in Medicine*), of photographs no narrower than the bootstrap's."""
     d, low, high = accuracy_difference([a], [b], level=level)
-    mine, other = (np.array(r["answers"]) == np.array(r["labels"]) for r in (a, b))
-    won, lost = int((mine & ~other).sum()), int((other & ~mine).sum())
-    if won + lost >= TELLING:
+    if sum(apart := told_apart(a, b)) >= TELLING:
         return d, low, high
-    ends = [100 * end for end in _score_interval(won, lost, mine.size, NormalDist().inv_cdf(0.5 + level / 2))]
+    ends = [100 * end for end in score_interval(*apart, len(a["labels"]), level)]
     return (d, *ends) if drawn_from(a) == IMAGE else (d, min(low, ends[0]), max(high, ends[1]))
 
 
-def _score_interval(won: int, lost: int, n: int, z: float) -> tuple[float, float]:
+def told_apart(
+    a: dict,  # record of one row
+    b: dict,  # of the other, with the same test images
+) -> tuple[int, int]:  # how many images it alone has right, how many the other alone
+    "The test images that tell two networks apart."
+    mine, other = (np.array(r["answers"]) == np.array(r["labels"]) for r in (a, b))
+    return int((mine & ~other).sum()), int((other & ~mine).sum())
+
+
+def score_interval(
+    won: float,  # of `told_apart`, or what they would be
+    lost: float,
+    n: int,  # test images
+    level: float = 0.95,  # in (0, 1)
+) -> tuple[float, float]:  # shares
+    "The score interval for the difference of paired shares (Tango 1998)."
     from scipy.optimize import brentq
+
+    z = NormalDist().inv_cdf(0.5 + level / 2)
 
     def score(d):  # of the data, if the true difference were d
         b = (2 * n - won + lost) * d - won - lost
