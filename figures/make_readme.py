@@ -167,7 +167,16 @@ def trained(way: str, name: str, first: str) -> str:
         raise ValueError(f"{name} was not taught by {first}, the standard network of the table: the front page would say so")
     while stage := stage.get("parent"):  # the stages before
         epochs += stage["stage_recipe"]["epochs"]
-    return f"{epochs:g} epochs{TAUGHT.get(way, '')}"
+    twice = record["decisive"]["stage_recipe"]["batch_size"] == 2 * teacher["decisive"]["stage_recipe"]["batch_size"]
+    return f"{epochs:g} epochs{TAUGHT.get(way, '')}{', twice the batch' * twice}"
+
+
+def alike() -> str:
+    """Three rows as labels alone train them, all alike; the table has each in its best way."""
+    with ROWS.with_suffix(".csv").open(encoding="utf-8") as file:
+        top1 = {line["row"]: line["top-1 (%)"].split()[0] for line in csv.DictReader(file) if line["trained"] == "by labels"}
+    standard, half, ours = (top1[title] for title in ("standard network", "standard network, half resolution (I_R)", "Ours"))
+    return f"Trained alike, by labels: standard network {standard}, half resolution {half}, *Ours* {ours}."
 
 
 def front() -> str:
@@ -195,7 +204,8 @@ def front() -> str:
         cells = [full[row][k] for k in ("same engine, fp32", "best in fp32", "best of all over INT8")]
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
-    lines += ["", f"\\* Taught by the first row, from its weights. Means ± deviations; speed, INT8: one seed; below: medians [quartiles]. {machine}"]
+    below = "below: one run's medians [quartiles], the pooled head's over fully connected ones"
+    lines += ["", f"\\* Taught by the first row, from its weights. {alike()} Means ± deviations; speed, INT8: one seed; {below}. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 

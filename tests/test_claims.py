@@ -16,7 +16,7 @@ from test_report import rewritten
 
 from wae_nb.lab.claims import CLAIMS, Accuracy, Claim, Operations, Speed, SubImages
 from wae_nb.lab.evidence import Evidence
-from wae_nb.lab.statistics import accuracy_difference, gains, holm, needed, p_value
+from wae_nb.lab.statistics import accuracy_difference, bootstrap, gains, holm, needed, p_value
 from wae_nb.lab.verdicts import FAILS, HOLDS, MISSING, OPEN, Verdicts, decide, to_say_it
 
 
@@ -69,6 +69,17 @@ def test_what_is_needed_is_enough():
     assert needed(gain[:1])[1] is None and needed(np.zeros((1, 9))) == (None, None)
 
 
+@pytest.mark.parametrize("s, level", [(1, 0.05), (2, 0.05), (3, 0.01), (5, 0.0018)])
+def test_as_many_images_are_told_by_the_bootstrap(s, level):
+    """The gains repeated to half as many images again have a p-value below the level, by the very bootstrap, and to a third fewer above it."""
+    rng = np.random.default_rng(s)
+    gain = rng.normal(0, 0.4, (s, 300)) + rng.normal(0, 0.4, 300)
+    gain += 0.03 + 0.003 * rng.normal(size=(s, 1)) - gain.mean(1, keepdims=True)
+    images, _ = needed(gain, level=level)
+    p = [p_value(bootstrap(np.tile(gain, round(share * images / 300)), 10_000, seed=1)) for share in (2 / 3, 3 / 2)]
+    assert p[0] > level > p[1] and images > 1000
+
+
 def line(value, against=0.0, below=False, p=0.01, **of):
     return Evidence(value, value - 1, value + 1, against, "points", "", (), p, below, **of)
 
@@ -101,7 +112,8 @@ def test_what_it_would_take():
     assert to_say_it(line(1.0, values=(1.0,)), 1) == "more seeds are needed"
     # Student's t of 9 degrees is 2.262, and 2.262 * 1.414 / sqrt(10) is 1.01; that of 10 is 2.228, and 2.228 * 1.414 / sqrt(11) is 0.95
     assert to_say_it(line(1.0, values=(0.0, 2.0), each="run"), 1) == "about 11 runs would say it"
-    assert "seeds on these images" in to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.05]]) + np.zeros((2, 50))), 1)
+    assert "seeds on these images" in to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.0], [0.05]]) + np.zeros((3, 50))), 1)
+    assert to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.05]]) + np.zeros((2, 50))), 1) == "it takes more seeds"
 
 
 ASKED = [Claim(Accuracy(6, "Ours", "VGG16-Net"), "WHY", "TRIED"), Claim(Accuracy(6, "VGG16-Net", "Ours"), "WHY", "TRIED")]
@@ -137,15 +149,16 @@ def test_the_verdict_follows_the_records(tmp_path, right, words):
 
 
 def test_the_strongest_training_goes_first(tmp_path):
-    """Then pictures that are not embedded, then the data with the most test images, then the largest images."""
+    """Then pictures that are not embedded, then the first kind asked for, then the data with the most test images, then the largest images."""
     shutil.copytree(ROOT / "figures/strong/records", tmp_path / "strong/records")
     (tmp_path / "small/records").mkdir(parents=True)
     embedded = next(p for p in sorted((tmp_path / "strong/records").glob("plain-vgg16*.json")) if json.loads(p.read_text())["data"]["name"] == "demo-photos")
     shutil.move(embedded, tmp_path / "small/records")
     places = Verdicts(tmp_path, claims=[]).sources.places(("photos", "faces"), "vgg16")
-    order = [(c.profile, c.data["name"].startswith("demo-"), c.data["test"], px) for c, px in places]
-    assert order == sorted(order, key=lambda o: (o[0] != "small", o[1], -o[2], -o[3])) and {"small", "strong"} == {o[0] for o in order}
-    assert order[0][:2] == ("small", True) and next(o for o in order if o[0] == "strong") == ("strong", False, 3925, 128) and any(o[1] for o in order[2:])
+    order = [(c.profile, c.data["name"].startswith("demo-"), c.kind, c.data["test"], px) for c, px in places]
+    assert order == sorted(order, key=lambda o: (o[0] != "small", o[1], o[2] != "photos", -o[3], -o[4])) and {"small", "strong"} == {o[0] for o in order}
+    assert order[0][:2] == ("small", True) and any(o[1] for o in order[2:])
+    assert next(o for o in order if o[0] == "strong") == ("strong", False, "photos", 3925, 128)
 
 
 def test_the_papers_own_numbers_bear_its_claims():

@@ -28,8 +28,9 @@ from wae_nb.lab.compare import Question
 from wae_nb.lab.compare_folder import _rows_of, compare_folder
 from wae_nb.lab.forecast import fit_budget, hours_of
 from wae_nb.lab.networks import evaluate_network, network_at
-from wae_nb.lab.statistics import accuracy_difference, one_seed_difference
+from wae_nb.lab.statistics import accuracy_difference, one_seed_difference, score_interval
 from wae_nb.measure.cost import macs
+from wae_nb.method.backbones import IMAGENET_MEAN, IMAGENET_STD, family, whole
 from wae_nb.method.weights import keep_weights
 from wae_nb.train.engine import Engine
 from wae_nb.train.given import give, given_network
@@ -193,6 +194,28 @@ def test_weights_of_other_classes_are_a_start_and_no_network(drawn, tmp_path):
         get_or_train(RunSpec("plain", "resnet18", data.checksum, recipe, image_size=32, width=0.5, start=key), data, Engine(**CPU), tmp_path / "runs")
 
 
+@pytest.mark.parametrize("name, size, alike", [("vgg11_bn", 224, True), ("vgg11_bn", 200, False), ("mobilenet_v3_small", 96, True), ("googlenet", 96, True),
+                                               ("timm:resnet18", 96, True), ("timm:lcnet_050", 64, False)])  # fmt: skip
+def test_a_given_network_gives_its_own_scores(name, size, alike):
+    """Those of the network that torchvision or timm makes; where ours is another, it is refused and not compared with."""
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = whole(name, num_classes=4)
+    with torch.no_grad():
+        for p in theirs.parameters():
+            p.copy_(torch.randn_like(p) * max(0.05, p[0].numel() ** -0.5 if p.ndim > 1 else 1.0))
+        theirs.eval()
+    if alike:
+        net, x = given_network(theirs.state_dict(), name, 4, size), torch.rand(2, 3, size, size)
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (family(name).pixels or (lambda _: (IMAGENET_MEAN, IMAGENET_STD)))(name))
+        with torch.no_grad():
+            assert torch.allclose(net(x).s, theirs((x - mean) / std), rtol=1e-3, atol=1e-3 * float(net(x).s.abs().max()))
+    else:
+        with pytest.raises(ValueError, match=rf"^backbone='{name}': at {size} pixels these weights give other scores here, by \S+ of the largest"):
+            given_network(theirs.state_dict(), name, 4, size)
+
+
 def test_a_network_that_knows_nothing_is_refused(drawn, tmp_path):
     """As where its scores are in another order than the folders."""
     data = load_data(drawn, 32, tmp_path / "data")
@@ -249,13 +272,18 @@ def test_the_answer():
         return dict(title=title, row=title, times=dict(speedup=[0.98 * speed, speed, 1.02 * speed], latency_ms=[9, 10 / speed, 11]), difference=difference)
 
     def of(*rows, points=1.0):
-        return answer(dict(rows=[row("whole", 1.0, (0, 0, 0)), *rows], question=dict(points=points), data=dict(test=400)))
+        return answer(dict(rows=[row("whole", 1.0, (0, 0, 0)), *rows], question=dict(points=points), data=dict(test=400), level=0.95))
 
     a, b, c = row("a", 3.0, (-0.2, -0.9, 0.5)), row("b", 5.0, (-0.5, -1.1, 0.1)), row("c", 1.01, (0.0, 0.0, 0.0))
     assert of(a, b, c).row is a and "for all 3 rows at once: a, 3.00 times as fast" in of(a, b, c).sentence
     assert of(a, b, c, points=1.2).row is b
     none = of(b, c)
     assert none.row is None and re.search("about 57[67] test images are needed", none.sentence)  # 400 · (0.6 / 0.5)²
+    assert none.named is b and of(a, b, c).named is a
+    few = row("e", 5.0, (-0.5, -2.3, 1.3)) | dict(apart=(0, 2))  # of 400: the score interval, which shrinks otherwise
+    (n,) = map(int, re.findall(r"about ([\d,]+) test", of(few).sentence.replace(",", "")))
+    low = [100 * score_interval(0, 2 * k / 400, k)[0] for k in (n - 1, n)]
+    assert low[0] < -1 <= low[1] and of(few).named is few
     assert of(row("d", 9.0, (-5.0, -6.0, -4.0))).sentence.endswith("-5.00 points [-6.00, -4.00].")
     assert of(c).row is None and "No row is faster" in of(c).sentence
 

@@ -95,10 +95,21 @@ def measured(folder: Path) -> list[str]:
     return [json.dumps(means), *(f"{k} {hashlib.sha256(v.numpy().tobytes()).hexdigest()}" for k, v in each.items())]
 
 
-def norm_of(rank: int, of: int) -> list:
+class NormAct(nn.BatchNorm2d):
+    """As timm's: with the activation that follows."""
+
+    def __init__(self):
+        super().__init__(3)
+        self.drop, self.act = nn.Identity(), nn.SiLU()
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+def norm_of(rank: int, of: int, norm: nn.BatchNorm2d) -> list:
     """A batch norm's output, gradients and statistics on the rows of a batch that a process has: of seven, and for three processes one has none."""
     torch.manual_seed(0)
-    norm, x, w = nn.BatchNorm2d(3).double(), torch.randn(7, 3, 2, 5, dtype=torch.float64), torch.randn(7, 3, 2, 5, dtype=torch.float64)
+    norm, x, w = norm.double(), torch.randn(7, 3, 2, 5, dtype=torch.float64), torch.randn(7, 3, 2, 5, dtype=torch.float64)
     cuts = {1: [0, 7], 2: [0, 2, 7], 3: [0, 3, 3, 7]}[of]
     part = slice(cuts[rank], cuts[rank + 1])
     mine = x[part].clone().requires_grad_()
@@ -111,16 +122,14 @@ def in_one_of_several(folder: Path) -> None:
     """What each process of a job does in these tests."""
     engine = Engine("cpu", progress=False)
     acc = engine.accelerator
-    torch.manual_seed(0)
-    with synchronised(nn.Sequential(norm := nn.BatchNorm2d(3)), acc.device):
+    out = dict(measured=measured(folder / "runs"), norm=[])
+    for norm in (nn.BatchNorm2d(3), NormAct()):
         kind = type(norm)
-    out = dict(measured=measured(folder / "runs"))
-    nn.BatchNorm2d, plain = kind, nn.BatchNorm2d
-    try:
-        parts = gather_object([[t.tolist() for t in norm_of(acc.process_index, acc.num_processes)]])
-    finally:
-        nn.BatchNorm2d = plain
-    out["norm"] = [sum((p[i] for p in parts), []) for i in (0, 1)] + [torch.tensor([p[i] for p in parts]).sum(0).tolist() for i in (2, 3)] + parts[-1][4:]
+        with synchronised(nn.Sequential(norm), acc.device):
+            assert type(norm) is not kind
+            parts = gather_object([[t.tolist() for t in norm_of(acc.process_index, acc.num_processes, norm)]])
+        assert type(norm) is kind
+        out["norm"] += [sum((p[i] for p in parts), []) for i in (0, 1)] + [torch.tensor([p[i] for p in parts]).sum(0).tolist() for i in (2, 3)] + parts[-1][4:]
     out["losses"] = train(folder / "runs", ["stages", "pruned"])
     out["accumulated"] = train(folder / "accumulated", ["first"], accumulation=2)  # a batch norm would see the parts
     if acc.is_main_process:
@@ -141,7 +150,7 @@ def one(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
     return dict(
         measured=measured(folder / "runs"),
-        norm=[t.tolist() for t in norm_of(0, 1)],
+        norm=[t.tolist() for norm in (nn.BatchNorm2d(3), NormAct()) for t in norm_of(0, 1, norm)],
         losses=train(folder / "runs", ["stages", "pruned"]),
         accumulated=train(folder / "accumulated", ["first"]),
     )

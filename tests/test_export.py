@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from importlib.util import find_spec
 
 import numpy as np
@@ -19,6 +20,7 @@ from wae_nb.convert.targets import TARGETS, export
 from wae_nb.data.batches import crop
 from wae_nb.data.decode import read_image
 from wae_nb.data.sets import pack_size
+from wae_nb.deploy.engines import ENGINES
 from wae_nb.method.classifier import build
 
 CLASSES = ["tench", "English springer", "cassette player", "chain saw", "Kirche", "Waldhorn", "gas\u00a0pump", "Müllwagen", "golf ball", "parachute"]
@@ -73,6 +75,27 @@ def test_scores_are_pytorch_s(tmp_path, to, method):
     assert away <= 1e-4 and done.difference <= 1e-4
     assert sorted(tmp_path.iterdir()) == sorted(done.files) and done.megabytes == sum(f.stat().st_size for f in done.files) / 1e6
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("how", [dict(engine=e) for e in ("eager", "openvino", "onnxruntime", "ncnn")] + [dict(engine="openvino", goal="throughput")])
+def test_threads_get_their_own_scores(how):
+    """As in a server: two threads with an image each, one network."""
+    if missing := [m for m in ENGINES[how["engine"]].needs if find_spec(m) is None]:
+        pytest.skip(f"{', '.join(missing)} not installed")
+    fast, got = wae_nb.prepare(network("plain", size=64), image_size=64, **how), {}
+    batches = [images(2, 64, 64), images(3, 64, 64)]
+    expected = [fast(x).s for x in batches]
+
+    def ask(i):
+        got[i] = [fast(batches[i]).s for _ in range(100)]
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in (0, 1)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for i, s in enumerate(expected):
+        assert len(got[i]) == 100 and all(torch.allclose(s, each, atol=1e-6) for each in got[i])
 
 
 @pytest.mark.parametrize("to", TARGETS)

@@ -7,6 +7,7 @@ __all__ = ['Outputs', 'written_down', 'to_openvino', 'OpenVINORun']
 
 # %% ../../nbs/lib/convert/openvino.ipynb #dbfc97e2
 import os
+import threading
 import warnings
 from unittest import mock
 
@@ -77,7 +78,7 @@ def to_openvino(
 
 # %% ../../nbs/lib/convert/openvino.ipynb #6591d772
 class OpenVINORun:
-    "A converted model on the CPU, with as many threads as PyTorch had when it was made."
+    "A converted model on the CPU, with as many threads as PyTorch had when it was made. Calls from several threads wait for each other."
 
     def __init__(
         self,
@@ -94,13 +95,17 @@ class OpenVINORun:
             hints |= {"SNIPPETS_MODE": "DISABLE"}
         self.compiled = openvino.Core().compile_model(converted, "CPU", hints)
         streams = self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if goal == "throughput" else 1
-        self.requests = [self.compiled.create_infer_request() for _ in range(streams)]
+        self.requests, self.lock = [self.compiled.create_infer_request() for _ in range(streams)], threading.Lock()
 
     def __call__(
         self,
         x: Tensor,  # (B, 3, H, W), B ≥ 1, float32, contiguous
     ) -> list[Tensor]:  # the caller's own
         "The scores, as of `Outputs`."
+        with self.lock:  # a request has one memory for what it answers
+            return self._infer(x)
+
+    def _infer(self, x: Tensor) -> list[Tensor]:
         if len(self.requests) == 1:
             return [torch.from_numpy(y) for y in self.requests[0].infer([x.numpy()], share_inputs=True).values()]
         busy = list(zip(self.requests, x.tensor_split(min(len(self.requests), len(x)))))

@@ -8,6 +8,7 @@ __all__ = ['RECORD_ENDING', 'Answer', 'answer', 'comparison_table', 'comparison_
 # %% ../../nbs/lib/lab/answers.ipynb #d4364f74
 import json
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .plots import tradeoff
+from .statistics import score_interval, TELLING
 from .tradeoff import pareto_front
 from ..train.records import digest, RecordError
 
@@ -25,6 +27,7 @@ class Answer:
 
     row: dict | None  # of the record; None where the intervals allow none
     sentence: str
+    named: dict | None = None  # the row that the sentence is about, which may be by its mean alone
 
 
 def _said(row: dict, base: dict) -> str:
@@ -33,10 +36,17 @@ def _said(row: dict, base: dict) -> str:
     return f"{row['title']}, {row['times']['speedup'][1]:.2f} times as fast ({ms:.2f} ms in place of {whole:.2f}), {d:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
-def _images_needed(row: dict, points: float, images: int) -> str:
-    "How many test images would say that a row is within the points, if its mean is what it is."
+def _images_needed(row: dict, points: float, images: int, level: float) -> str:
+    "How many test images would say that a row is within the points, if its mean is what it is, and the share of images that tell the two apart."
     d, low, _ = row["difference"]
-    return f"about {math.ceil(images * ((d - low) / (d + points)) ** 2):,} test images are needed, and there are {images:,}"
+    needed = math.ceil(images * ((d - low) / (d + points)) ** 2)
+    if sum(apart := row.get("apart", (TELLING,))) < TELLING:  # the interval is another
+
+        def told(n):
+            return 100 * score_interval(*(n / images * k for k in apart), n, level)[0] >= -points
+
+        needed = bisect_left(range(needed), True, lo=images, key=told)
+    return f"about {needed:,} test images are needed, and there are {images:,}"
 
 
 def answer(
@@ -44,7 +54,7 @@ def answer(
 ) -> Answer:
     "The sentence that a comparison ends in."
     base, *rows = record["rows"]
-    points, n = record["question"]["points"], len(rows)
+    points, n, of = record["question"]["points"], len(rows), (record["data"]["test"], record["level"])
     limit = f"within {points:g} point{'s' * (points != 1)} of the original"
     faster = [r for r in rows if r["times"]["speedup"][0] > 1]
     near = sorted((r for r in faster if r["difference"][0] > -points), key=lambda r: r["times"]["speedup"][1])
@@ -52,14 +62,14 @@ def answer(
         best = max(within, key=lambda r: r["times"]["speedup"][1])
         said = f"The cheapest {limit}, by intervals that hold for all {n} rows at once: {_said(best, base)}."
         if near[-1:] and (more := near[-1]["times"]["speedup"][1]) > best["times"]["speedup"][1]:
-            said += f" By its mean alone: {near[-1]['title']}, {more:.2f} times; to say it, {_images_needed(near[-1], points, record['data']['test'])}."
-        return Answer(best, said)
+            said += f" By its mean alone: {near[-1]['title']}, {more:.2f} times; to say it, {_images_needed(near[-1], points, *of)}."
+        return Answer(best, said, best)
     if not near:
         most = max(faster, key=lambda r: (r["difference"][0], r["times"]["speedup"][1]), default=None)
         what = f"The most accurate that is faster: {_said(most, base)}." if most else "No row is faster."
-        return Answer(None, f"No row is {limit}, by its mean or by its interval. {what}")
-    needed = _images_needed(near[-1], points, record["data"]["test"])
-    return Answer(None, f"No row is {limit} by its interval. The cheapest by its mean: {_said(near[-1], base)}; to say it, {needed}.")
+        return Answer(None, f"No row is {limit}, by its mean or by its interval. {what}", most)
+    needed = _images_needed(near[-1], points, *of)
+    return Answer(None, f"No row is {limit} by its interval. The cheapest by its mean: {_said(near[-1], base)}; to say it, {needed}.", near[-1])
 
 
 def comparison_table(

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .profiles import PROFILES
 from .records import fingerprint_of
-from .statistics import accuracy_difference, mean_and_spread, of_both, verdict
+from .statistics import accuracy_difference, mean_and_spread, of_both, over_seeds, verdict
 from .ways import MORE, TAUGHT, WAYS
 from ..method.classifier import METHODS
 from ..prune.pruners import PRUNERS
@@ -79,8 +79,12 @@ def paired(
     return accuracy_difference(x, y) if x else None
 
 
-def _interval(difference) -> str:
-    return "–" if difference is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference)
+def _less(a: list[dict], b: list[dict]) -> str:
+    "The difference of two rows with its interval, and of how many seeds it is where a has more."
+    if not (difference := paired(a, b)):
+        return "–"
+    n = len(of_both(a, b)[0])
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*difference) + f" ({n} seed{'s' * (n != 1)})" * (n < len(a))
 
 
 def ideas_table(
@@ -97,8 +101,8 @@ def ideas_table(
                 "million MACs": f"{rs[0]['macs'] / 1e6:.1f}",
                 "times fewer": f"{whole[0]['macs'] / rs[0]['macs']:.2f}",
                 "top-1 (%)": mean_and_spread([100 * r["test"]["top1"] for r in rs]),
-                "less the resized image trained alike": "–" if bar is rs or method == "plain" else _interval(paired(rs, bar)),
-                "less the standard network by labels": "–" if rs is whole else _interval(paired(rs, whole)),
+                "less the resized image trained alike": "–" if bar is rs or method == "plain" else _less(rs, bar),
+                "less the standard network by labels": "–" if rs is whole else _less(rs, whole),
                 "seeds": len(rs),
                 "minutes a run": f"{np.median([r['seconds'] for r in rs]) / 60:.1f}",
             }
@@ -151,7 +155,7 @@ def pruned_table(
     for key, rs in pruned.items():
         costs = {"million MACs": f"{rs[0]['macs'] / 1e6:.1f}", "times fewer": f"{found[WHOLE][0]['macs'] / rs[0]['macs']:.2f}"}
         costs |= {"top-1 (%)": mean_and_spread([100 * r["test"]["top1"] for r in rs]), "seeds": len(rs)}
-        less = {f"less {name}": _interval(paired(rs, found[k])) for name, k in (("the row before", key[:2]), ("the standard network by labels", WHOLE))}
+        less = {f"less {name}": _less(rs, found[k]) for name, k in (("the row before", key[:2]), ("the standard network by labels", WHOLE))}
         out[pruned_title(key)] = costs | less
     return pd.DataFrame(out).T.rename_axis("row")
 
@@ -197,8 +201,8 @@ def in_all(
             where = [_where(tasks, each, bar, sign) for sign in (1, -1)]
             said = f"against {METHODS[bar].title}, trained alike, some decomposition is above on {where[0]} of {len(each)} task{'s' * (len(each) != 1)}"
             out.append(f"{said[0].upper()}{said[1:]}, some below on {where[1]}.")
-    last = "The intervals are each comparison's own. Elsewhere these seeds and images can't tell the two apart, and a resized image is the simpler choice."
-    return " ".join([*out, last])
+    last = "The intervals are each comparison's own, and of few seeds too narrow rather than too wide."
+    return f"{' '.join(out)} {last} Where nothing is said, they can't tell the two apart, and a resized image is the simpler choice."
 
 
 def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -> str:
@@ -208,7 +212,8 @@ def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -
         if told := [k for k, (_, low, high) in differences.items() if (low > 0 if sign > 0 else high < 0)]:
             rows, alike = tasks[task], [k for k in differences if k[0] in {k[0] for k in told}]
             notes = [f"in {len(told)} of {len(alike)} ways to train it"] * (len(alike) > len(told))
-            notes += ["by one seed"] * all(len(of_both(rows[k], rows[bar, k[1]])[0]) == 1 for k in told)
+            most = max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told)
+            notes += [f"by {'one seed' if most == 1 else 'two seeds'}"] * (most < 3)
             opposite = all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
             out.append(", ".join([task, *notes, *["where the validation split says the opposite"] * opposite]))
     return f"{len(out)}" + f" ({'; '.join(out)})" * bool(out)
@@ -232,24 +237,26 @@ def tasks_table(
     tasks: dict[str, Rows],  # of `tasks_of`
     fewer: float = 3.4,  # times, of the rows that count as cheap
 ) -> pd.DataFrame:  # strings; three rows a task, or as many as there are
-    """Task by task the bar, then the best cheap decomposition and the best of two levels, by the validation split: points with 95 % intervals.
+    """Task by task half resolution, the best cheap decomposition and the best of two levels, all as validation likes them best: points, 95 % intervals.
 
     Beside the standard network by labels stands the one that was trained best, which the rows by a patient teacher start from.
     """
     out = {}
     for task, found in tasks.items():
         against = against_resized(found)
-        among = [_cheap(found, fewer).keys() & against if BAR in found else (), [k for k in found if k[0] == "linear-2"]]
+        among = [[k for k in found if k[0] == BAR[0]], _cheap(found, fewer).keys() & against] if BAR in found else []
+        among += [[k for k in found if k[0] == "linear-2"]]
         best, strongest = [_best({k: rs for k, rs in found.items() if k in keys}) for keys in among if keys], _strongest(found)
-        for k in [BAR, *best] if BAR in found else best:
-            full = {f"less full resolution {how}": _interval(paired(found[k], found[bar])) for how, bar in (("by labels", WHOLE), ("trained best", strongest))}
+        for k in best:
+            full = {f"less full resolution {how}": _less(found[k], found[bar]) for how, bar in (("by labels", WHOLE), ("trained best", strongest))}
             cells = {"times fewer": f"{found[WHOLE][0]['macs'] / found[k][0]['macs']:.1f}"} | full
-            out[task, title_of(k)] = cells | {"less the resized image trained alike": _interval(against.get(k)), "seeds": len(found[k])}
+            alike = _less(found[k], found[SAME_SIZE[METHODS[k[0]].scale], k[1]]) if k in against else "–"
+            out[task, title_of(k)] = cells | {"less the resized image trained alike": alike, "seeds": len(found[k])}
     return pd.DataFrame(out).T.rename_axis(["task", "row"]) if out else pd.DataFrame()
 
 
-def _told(a: str, b: str, difference) -> list[str]:
-    return [] if difference is None else [verdict(a, b, difference)]
+def _told(name_a: str, name_b: str, a: list[dict], b: list[dict]) -> list[str]:
+    return [verdict(name_a, name_b, difference) + over_seeds(a, b)] if (difference := paired(a, b)) else []
 
 
 def in_short(
@@ -259,7 +266,7 @@ def in_short(
     "What the records say of decompositions, in sentences that follow their intervals; none without the standard network and the bar."
     if WHOLE not in found or BAR not in found:
         return []
-    out = _told("half resolution, taught,", "full resolution", paired(found[BAR], found[WHOLE]))
+    out = _told("half resolution, taught,", "full resolution", found[BAR], found[WHOLE])
     against = against_resized(found)
     above, below = ([title_of(k) for k, (_, low, high) in against.items() if (low > 0 if up else high < 0)] for up in (True, False))
     kinds, n = len({k[0] for k in against}), len(against)
@@ -274,14 +281,15 @@ def in_short(
     for best, what in bests.items():
         bars = {WHOLE: "full resolution"} | {("plain", way): f"full resolution, {how}" for way, how in MORE.items()}
         bars |= {("plain", best[1]): "full resolution taught the same way"} if best[1] in TAUGHT else {}
-        said = [s for bar, name in bars.items() if bar in found for s in _told(title_of(best), name, paired(found[best], found[bar]))]
+        said = [s for bar, name in bars.items() if bar in found for s in _told(title_of(best), name, found[best], found[bar])]
         out += [f"best {' and best '.join(what)} on the validation split at {fewer:g} times fewer operations or more: {s}" for s in said]
     for way in WAYS:
         two, quarter = found.get(("linear-2", way)), found.get(("quarter", way))
         if two:
             title, times = title_of(("linear-2", way)), found[WHOLE][0]["macs"] / two[0]["macs"]
-            out += [f"at {times:.1f} times fewer operations: {s}" for s in _told(title, "full resolution", paired(two, found[WHOLE]))]
-            out += _told(title, title_of(("quarter", way)), paired(two, quarter)) if quarter else []
-    wide = against_resized(found, SAME_COST)
-    out += [verdict(title_of(k), f"{METHODS[SAME_COST[METHODS[k[0]].scale]].title}, of as many operations, trained alike,", d) for k, d in wide.items()]
+            out += [f"at {times:.1f} times fewer operations: {s}" for s in _told(title, "full resolution", two, found[WHOLE])]
+            out += _told(title, title_of(("quarter", way)), two, quarter) if quarter else []
+    for k in against_resized(found, SAME_COST):
+        wide = SAME_COST[METHODS[k[0]].scale]
+        out += _told(title_of(k), f"{METHODS[wide].title}, of as many operations, trained alike,", found[k], found[wide, k[1]])
     return out

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .paper import DATA, TABLES, compare
 from .records import to_frame
-from .statistics import accuracy_difference, mean_and_spread, of_both, signed, verdict
+from .statistics import accuracy_difference, mean_and_spread, of_both, over_seeds, signed, verdict
 from .costs import cost_table, load_records
 from ..train.records import precision_of
 
@@ -192,8 +192,7 @@ def comparisons(
         x, y = of_both(*(rows.get(title, []) for title in (a, b)))
         if not x:
             continue
-        common = [r["seed"] for r in x]
-        last = "" if all(len(common) == len(rows[title]) for title in (a, b)) else f", over seeds {common}, which both have"
+        last = over_seeds(rows[a], rows[b])
         titles = names.get(a, a), names.get(b, b)
         if not TABLES[number].noise:
             out.append(verdict(*titles, accuracy_difference(x, y, draws)) + last)

@@ -8,7 +8,6 @@ __all__ = ['LEVEL', 'HOLDS', 'FAILS', 'OPEN', 'MISSING', 'decide', 'to_say_it', 
 # %% ../../nbs/lib/lab/verdicts.ipynb #b736f59d
 import os
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -65,11 +64,12 @@ def to_say_it(
     if e.gain is None:
         n = _enough(e.values, e.against, level)
         return f"about {_about(n)} {e.each}s would say it" if n else f"more {e.each}s are needed"
-    images, seeds = needed(e.gain, e.against / 100, NormalDist().inv_cdf(1 - level / 2))
+    images, seeds = needed(e.gain, e.against / 100, level)
     if e.one:
         return f"about {_about(images)} {e.drawn}s would say it of these networks, more seeds of others" if images else "both rows have as many right"
     ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
-    return f"about {' or '.join(ways)} would say it" if ways else "neither more seeds nor more test images alone would say it"
+    nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would say it"
+    return f"about {' or '.join(ways)} would say it" if ways else nothing
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
 def fills(
@@ -107,7 +107,7 @@ class Verdicts:
         e, word = self.evidence[i], self.words[i]
         if word == MISSING:
             return f"{word}: {fills(self.claims[i].test)}"
-        return f"{word}: {to_say_it(e, len(self.p))}" if word == OPEN else word + ", by one seed" * e.one
+        return f"{word}: {to_say_it(e, len(self.p))}" if word == OPEN else word + e.few
 
     @property
     def table(self) -> pd.DataFrame:  # strings; a line a claim
@@ -123,8 +123,8 @@ class Verdicts:
     def counts(self) -> str:
         "How many of each verdict."
         told = {HOLDS: "hold here", FAILS: "don't", OPEN: "can't be said", MISSING: "are not measured"}
-        single = sum(w == HOLDS and e.one for w, e in zip(self.words, self.evidence))
-        told[HOLDS] += f" ({single} of them by one seed)" * bool(single)
+        few = sum(w == HOLDS and bool(e.few) for w, e in zip(self.words, self.evidence))
+        told[HOLDS] += f" ({few} of them by one seed or two)" * bool(few)
         each = ", ".join(f"{self.words.count(word)} {words}" for word, words in told.items())
         how = f"two-sided p-values, corrected for all {len(self.p)} claims that are tested together (Holm), below {LEVEL:g}"
         refused = sum(len(frame.attrs["refused"]) for frame in self.sources.frames.values())
@@ -151,7 +151,7 @@ class Verdicts:
                 numbers = f"{e.here} against {'at most' if e.below else 'at least'} {e.against:.2f}, {as_text(e.rests_on)}"
                 out.append(f"{title} {self._said(i)}: {numbers}. *Why we think so:* {c.why}. *What was tried:* {c.tried}.{self._beside(i)}")
             elif more := self._beside(i):
-                out.append(f"{title} {word}{', by one seed' * (word == HOLDS and e.one)}: {e.here}.{more}")
+                out.append(f"{title} {word}{e.few * (word == HOLDS)}: {e.here}.{more}")
         return "\n\n".join(out)
 
     def save(self) -> Path:  # of the md file

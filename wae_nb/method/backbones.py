@@ -65,10 +65,10 @@ def _densenet_features(net: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict([*net.features.named_children(), ("relu", nn.ReLU(inplace=True))]))
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str, **options) -> nn.Module:
     import timm
 
-    return timm.create_model(name.partition(":")[2], pretrained=False)
+    return timm.create_model(name.partition(":")[2], pretrained=False, **options)
 
 
 def _timm_features(net: nn.Module) -> nn.Module:
@@ -154,10 +154,11 @@ def family(
 
 def whole(
     name: str | nn.Module,  # as in `check_backbone`
+    **options,  # of a named one's making, for instance `num_classes`
 ) -> nn.Module:  # image → scores, or maps for a module that gives maps
     "A network as its authors built it, randomly initialised, or a copy of one's own. Raises what `check_backbone` raises."
     kin = family(name)
-    return kin.make(name, **kin.options)
+    return kin.make(name, **kin.options, **options)
 
 
 def trunk(

@@ -61,7 +61,7 @@ class Engine:
         if not torch.distributed.is_initialized():  # else another engine's device and precision would stay
             AcceleratorState._reset_state(reset_partial_state=True)
         waits = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # for the first process, which alone chooses channels
-        self.accelerator = Accelerator(cpu=self.device == "cpu", mixed_precision=self.mixed_precision, kwargs_handlers=[waits])
+        self.accelerator = Accelerator(cpu=resolve_device(self.device) == "cpu", mixed_precision=self.mixed_precision, kwargs_handlers=[waits])
         return self.accelerator
 
 
@@ -95,21 +95,34 @@ class _Synchronised(nn.BatchNorm2d):
         return y.to(x.dtype)
 
 
+def _kept_act(norm: type) -> type:
+    class Acted(norm):  # timm's batch norms have the activation that follows in them
+        def forward(self, x):
+            return self.act(self.drop(super().forward(x)))
+
+    return Acted
+
+
 @contextmanager
 def synchronised(
     net: nn.Module,  # trained on several processes
     device: torch.device,  # of each
 ):
-    "Within: a batch norm takes its statistics over all processes."
-    norms = [m for m in net.modules() if type(m) is nn.BatchNorm2d]
-    for m in norms:  # the modules stay, and with them what knows of them
-        m.__class__ = nn.SyncBatchNorm if device.type == "cuda" else _Synchronised
+    "Within: a batch norm takes its statistics over all processes. Raises a one-line `ValueError` for one of a kind that is not known."
+    norms = {m: type(m) for m in net.modules() if isinstance(m, nn.BatchNorm2d)}
+    acts = {kind: isinstance(getattr(m, "act", None), nn.Module) and isinstance(getattr(m, "drop", None), nn.Module) for m, kind in norms.items()}
+    if strange := [kind.__name__ for kind, act in acts.items() if kind is not nn.BatchNorm2d and not act]:
+        raise ValueError(f"sync_batchnorm=True: {strange[0]} is a batch norm that is not known here; use sync_batchnorm=False")
+    shared = nn.SyncBatchNorm if device.type == "cuda" else _Synchronised
+    kinds = {kind: shared if kind is nn.BatchNorm2d else _kept_act(shared) for kind in acts}
+    for m, kind in norms.items():  # the modules stay, and with them what knows of them
+        m.__class__ = kinds[kind]
         m.process_group = None
     try:
         yield
     finally:
-        for m in norms:
-            m.__class__ = nn.BatchNorm2d
+        for m, kind in norms.items():
+            m.__class__ = kind
             del m.process_group
 
 # %% ../../nbs/lib/train/engine.ipynb #d329a2ae

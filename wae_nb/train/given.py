@@ -11,10 +11,12 @@ import hashlib
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 
 from ..data.files import write_json
 from ..data.pack import Dataset
+from ..method.backbones import family, IMAGENET_MEAN, IMAGENET_STD, whole
 from ..method.classifier import build, DecomposedClassifier
 from ..method.weights import read_weights, Weights
 from .engine import Engine
@@ -34,7 +36,10 @@ def given_network(
     width: float = 1.0,  # as in `build`
     head: str = "",  # as in `build`
 ) -> DecomposedClassifier:  # in evaluation mode
-    "The standard network with somebody's weights. Raises a one-line `ValueError` for weights that do not fit, or are of other classes."
+    """The standard network with somebody's weights.
+
+    Raises a one-line `ValueError` for weights that do not fit, are of other classes, or give other scores here than in the network of their authors.
+    """
     state = read_weights(weights, backbone)
     net = build("plain", backbone, num_classes, image_size, width, head=head, weights=state)
     *_, last = (v for v in net.head_low.state_dict().values() if v.ndim == 2)
@@ -44,7 +49,24 @@ def given_network(
         if scores and len(scores[-1]) == num_classes:
             raise ValueError(f"weights do not fit the head of {backbone} for {image_size} pixels: give the size and the head that they were trained with")
         raise ValueError(f"weights are {of}, and the images have {num_classes}: train a head for those first, from these weights as a start")
+    if width == 1 and not head and (away := _away(net.eval(), state, backbone, num_classes, image_size)) > 1e-5:  # where it is the same network, 1e-7 at most
+        why = "its head is not as its authors', or its maps are rounded up where theirs are rounded down"
+        raise ValueError(f"backbone={backbone!r}: at {image_size} pixels these weights give other scores here, by {away:.1e} of the largest ({why}); "
+                         "give another size or network, or train one here, from these weights as a start")  # fmt: skip
     return net.eval()
+
+
+def _away(net: DecomposedClassifier, state: dict, backbone: str, num_classes: int, size: int) -> float:
+    "How far its scores are from those of the network that its authors built, in the largest of them; 0 where the weights are not of that."
+    theirs = whole(backbone, num_classes=num_classes)
+    if theirs.load_state_dict({k: v for k, v in state.items() if not k.startswith(family(backbone).aside or ("\n",))}, strict=False).missing_keys:
+        return 0.0
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (family(backbone).pixels or (lambda _: (IMAGENET_MEAN, IMAGENET_STD)))(backbone))
+    parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()  # that differ from place to place
+    x = F.interpolate(parts, (size, size), mode="bilinear")
+    with torch.no_grad():
+        expected, found = theirs.eval()((x - mean) / std), net(x).s
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def check_standard(
