@@ -157,8 +157,7 @@ def whole(
     **options,  # of a named one's making, for instance `num_classes`
 ) -> nn.Module:  # image → scores, or maps for a module that gives maps
     "A network as its authors built it, randomly initialised, or a copy of one's own. Raises what `check_backbone` raises."
-    kin = family(name)
-    return kin.make(name, **kin.options, **options)
+    return (kin := family(name)).make(name, **kin.options, **options)
 
 
 def trunk(
