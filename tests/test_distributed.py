@@ -33,7 +33,7 @@ from wae_nb.train.tasks import ClassifyTask
 SGD = dict(optimizer="sgd", weight_decay=5e-4)  # not AdamW: its first steps are signs, which rounding turns
 
 
-def specs(checksum: str) -> dict[str, RunSpec]:
+def specs(checksum: str, terms: tuple[str, ...] = ("s", "s_c", "s_L")) -> dict[str, RunSpec]:
     """The three stages and a pruned network, with batches that two or three processes share unevenly; without dropout, whose streams are each process's own."""
     r = replace(
         short_recipe("test", 60),
@@ -42,6 +42,7 @@ def specs(checksum: str) -> dict[str, RunSpec]:
         finetune=StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD),
         prune=PruneRecipe(StageRecipe(lr=1e-3, batch_size=7, epochs=1, **SGD), StageRecipe(lr=1e-3, batch_size=10, epochs=1, **SGD), images=20, parts=1),
         dropout=0.0,
+        terms=terms,
     )
     shared = dict(image_size=32, width=0.125)
     return {
@@ -66,7 +67,7 @@ def doubled():
             m.crop = crop
 
 
-def train(folder: Path, names: list[str], **how) -> list[list[float]]:
+def train(folder: Path, names: list[str], terms: tuple[str, ...] = ("s", "s_c", "s_L"), **how) -> list[list[float]]:
     """Of each fit in turn its losses, step by step."""
     data, losses = load_data(None, 32, folder.parent / "data", demo_shape=(3, 14)), []
     learn = stages.Training.learn
@@ -80,7 +81,7 @@ def train(folder: Path, names: list[str], **how) -> list[list[float]]:
     try:
         with doubled():
             for name in names:
-                get_or_train(specs(data.checksum)[name], data, Engine("cpu", progress=False, **how), folder)
+                get_or_train(specs(data.checksum, terms)[name], data, Engine("cpu", progress=False, **how), folder)
     finally:
         stages.Training.learn = learn
     return losses
@@ -171,6 +172,27 @@ def test_several_processes_learn_as_one(tmp_path, one, processes):
         assert a == pytest.approx(b, rel=1e-6) and len(set(a)) == len(a) > 1
     folders = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/record.json")]
     assert {r["machine"]["processes"] for r in folders} == {processes} and {r["machine"]["sync_batchnorm"] for r in folders} == {True}
+
+
+def with_one_term(folder: Path, **how) -> dict[str, list]:
+    """Losses of all stages, where one score alone has a loss and a head of the other no gradient."""
+    return {term: train(folder / term, ["stages"], (term,), **how) for term in ("s_c", "s_L")}
+
+
+def test_a_head_that_no_term_reaches(tmp_path):
+    """Two processes learn as one, with a batch in parts, too."""
+    code = f"""
+import json
+losses = t.with_one_term(Path({str(tmp_path)!r}) / "two", accumulation=2)
+if t.os.environ["RANK"] == "0":
+    Path({str(tmp_path / "out.json")!r}).write_text(json.dumps(losses))
+"""
+    job = launched(tmp_path, 2, code)
+    out, _ = job.communicate(timeout=280)
+    assert job.returncode == 0, out[-3000:]
+    for term, expected in with_one_term(tmp_path / "one", accumulation=2).items():
+        for a, b in zip(json.loads((tmp_path / "out.json").read_text())[term], expected, strict=True):
+            assert a == pytest.approx(b, rel=1e-6) and len(a) > 1
 
 
 def test_another_number_of_processes_goes_on(tmp_path):

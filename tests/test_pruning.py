@@ -150,6 +150,18 @@ def test_contributions_are_what_each_channel_puts_out(size, kernel, stride, padd
     assert len(at.unique()) == len(whole)
 
 
+@pytest.mark.parametrize("padding, mode", [("same", "zeros"), ("valid", "zeros"), ("same", "reflect"), (1, "circular"), ((1, 2), "replicate")])
+def test_contributions_whatever_the_padding_is_called(padding, mode):
+    """By name or by number, with zeros or what is at the edge: the rows are outputs of the layer itself."""
+    torch.manual_seed(0)
+    reader, x = nn.Conv2d(4, 3, (3, 4), padding=padding, padding_mode=mode, bias=False).double(), torch.randn(2, 4, 5, 6).double()
+    X = channel_contributions(reader, x, 3000, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = reader(x).flatten()
+    distance, at = (X.sum(1)[:, None] - whole).abs().min(1)
+    assert distance.max() < 1e-12 and len(at.unique()) == len(whole)
+
+
 def test_contributions_of_a_silent_channel():
     """Zero in the input, zero in its column and nowhere else."""
     torch.manual_seed(0)
@@ -666,6 +678,7 @@ OWN = {  # network → its prunable layers, their norms and readers
     "a sum": (lambda: own(Summed(), 8), [("b", None, "c")]),
     "one layer": (lambda: own(nn.Sequential(conv(3, 8)), 8), [("0", None, "2")]),
     "nested": (lambda: own(nn.Sequential(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8)), nn.ReLU(), conv(8, 6)), 6), [("0.0", "0.1", "2"), ("2", None, "2")]),
+    "unweighted": (lambda: own(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8, affine=False), conv(8, 6)), 6), [("0", "1", "2"), ("2", None, "2")]),
     "groups": (lambda: own(nn.Sequential(conv(3, 8), conv(8, 8, groups=8), conv(8, 6), conv(6, 4)), 4), [("2", None, "3"), ("3", None, "2")]),
 }
 

@@ -164,6 +164,8 @@ def test_what_decays_and_what_moves_slowly(data):
     r = RECIPE.classify
     assert found["model.low_net.0.weight"] == (r.lr, r.weight_decay) and found["model.low_net.0.bias"] == (r.lr, 0) == found["model.low_net.1.weight"]
     assert found["model.decomposer.weight"] == found["decoder.weight"] == (r.lr * 0.1, 0)
+    u = updates.Updates(task, data, replace(r, schedule="constant"), 32, 0, engine(), None)
+    assert u.optimizer.param_groups[0]["lr"] == r.lr * 0.1 and u.lr == r.lr  # what is written down is the network's
     task = ClassifyTask(build("wavelet", "vgg11_bn", 4, 32, 0.125), RECIPE, RECIPE.classify)
     (only,) = updates._optimizer(task, replace(r, decay_norms=True)).param_groups
     assert only["weight_decay"] == r.weight_decay

@@ -6,23 +6,27 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from wae_nb.cli_networks import _fits
 from wae_nb.data.sets import load_data
 from wae_nb.method import classifier
 from wae_nb.method.classifier import METHODS, Method, build
 from wae_nb.method.losses import transform_loss
 from wae_nb.method.wae import WAE, Encoder
-from wae_nb.train import pruning, tasks
+from wae_nb.prune.pruners import STRUCTURES
+from wae_nb.train import noise, pruning, tasks
+from wae_nb.train.__main__ import made_of
 from wae_nb.train.engine import Engine
 from wae_nb.train.loop import fit
-from wae_nb.train.recipes import StageRecipe, paper_recipe, short_recipe
-from wae_nb.train.records import digest, precision_of
+from wae_nb.train.noise import evaluate_noise
+from wae_nb.train.recipes import Distill, StageRecipe, paper_recipe, short_recipe
+from wae_nb.train.records import digest, precision_of, read_record
 from wae_nb.train.runs import finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
 from wae_nb.train.tasks import ClassifyTask, Task, WAETask
@@ -202,6 +206,65 @@ def test_made_up_method(data, tmp_path, monkeypatch):
     plain = get_or_train(RunSpec("wavelet", "resnet18", data.checksum, recipe, image_size=32, width=0.125), data, Engine(**CPU), tmp_path)
     with pytest.raises(ValueError, match="method='wavelet' has no auto-encoder; these have: I_L, wae, inside$"):
         print(plain.wae)
+
+
+def test_data_packed_for_another_size_are_refused(data, tmp_path):
+    """The checksum is of the sources, and the same for every size: what would be cut from larger images is another part of them."""
+    larger = load_data(None, 64, tmp_path, demo_shape=(3, 16))
+    assert larger.checksum == data.checksum
+    spec = RunSpec("plain", "resnet18", data.checksum, short_recipe("short", 100), image_size=32, width=0.125)
+    for s, d, side in ((spec, larger, 73), (replace(spec, image_size=64), data, 37)):
+        with pytest.raises(ValueError, match=f"^image_size={s.image_size}: crops of it are cut from .* is packed at {side}×{side}; load the data with"):
+            get_or_train(s, d, Engine(**CPU), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_whole_number_and_a_float_are_the_same_run():
+    """A process that is handed the spec as JSON makes floats of whole numbers; both give the run the same name."""
+    r = short_recipe("short", 100)
+    r = replace(r, dropout=0, pixel_scale=1, classify=replace(r.classify, clip=5, lr=1, weight_decay=0, crop_area=(1, 1)), distill=Distill(alpha=1, lr=1))
+    for spec in (RunSpec("half", "resnet18", "data", r, width=1), RunSpec("taylor", "vgg16", "data", r, width=1, keep=1)):
+        again = made_of(RunSpec, json.loads(json.dumps(asdict(spec))))
+        assert again == spec and json.dumps(again.fingerprint()) == json.dumps(spec.fingerprint()) and again.name == spec.name
+    assert replace(spec, width=1.0).name == spec.name and r.classify.clip == 5 and isinstance(r.classify.clip, float)
+    with pytest.raises(ValueError, match="^width='wide': use a number$"):
+        replace(spec, width="wide")
+
+
+@pytest.mark.parametrize("method", STRUCTURES)
+def test_weights_do_not_fit_a_published_structure(data, tmp_path, method):
+    """Whether given, or a teacher's: in one line, before anything is trained; the command doesn't ask for them."""
+    spec = RunSpec(method, "vgg16", data.checksum, short_recipe("short", 100), image_size=32, width=1, start="0" * 64)
+    with pytest.raises(ValueError, match=f"^method='{method}' has channels of its own, which no weights fit"):
+        get_or_train(spec, data, Engine(**CPU), tmp_path)
+    taught = replace(spec, start="", recipe=replace(spec.recipe, distill=Distill(start=True)))
+    with pytest.raises(ValueError, match=f"^start=True: method '{method}' has other widths"):
+        get_or_train(taught, data, Engine(**CPU), tmp_path)
+    assert not _fits(method) and not list(tmp_path.iterdir())
+
+
+def test_noise_that_was_tested_elsewhere_is_tested_again(data, tmp_path, monkeypatch):
+    """On another machine the variances of before are tested together with the new ones; a cut loses none of them."""
+    recipe = short_recipe("short", 100)
+    recipe = replace(recipe, classify=replace(recipe.classify, epochs=1, batch_size=16))
+    run = get_or_train(RunSpec("plain", "resnet18", data.checksum, recipe, image_size=32, width=0.125), data, Engine(**CPU), tmp_path)
+    first = evaluate_noise(run, data, [0.1, 0.2], Engine(**CPU))
+    machine, test, tested = noise.machine, noise.evaluate, []
+
+    def cut(*args, variance, **kw):
+        if len(tested) == 1:
+            raise Cut
+        tested.append(variance)
+        return test(*args, variance=variance, **kw)
+
+    monkeypatch.setattr(noise, "machine", lambda acc: machine(acc) | dict(threads=99))
+    with monkeypatch.context() as m, pytest.raises(Cut):
+        m.setattr(noise, "evaluate", cut)
+        evaluate_noise(run, data, [0.3], Engine(**CPU))
+    second = evaluate_noise(run, data, [0.3], Engine(**CPU))
+    assert tested == [0.1] and list(second["test"]) == ["0.1", "0.2", "0.3"] and second["machine"]["threads"] == 99
+    assert all(second["answers"][k] == v for k, v in first["answers"].items()) and second.keys() == first.keys()
+    assert second == read_record(run.folder / f"{second['name']}.json")
 
 
 def test_kinds_and_rates():

@@ -119,8 +119,9 @@ def _checked_recipe(epochs: int, crops: str):
 def _fits(method: str) -> bool:
     "Whether a method's network takes over its teacher's weights."
     from wae_nb.method.classifier import METHODS
+    from wae_nb.prune.pruners import STRUCTURES
 
-    return method not in METHODS or METHODS[method].width == 1
+    return METHODS[method].width == 1 if method in METHODS else method not in STRUCTURES
 
 # %% ../nbs/lib/cli_networks.ipynb #f096d928
 @main.command("prune")

@@ -236,7 +236,9 @@ def crop(
     size: int,  # pixels, ≤ S
     offsets: Tensor | None = None,  # (B, 3) as from `crop_offsets`, or (B, 5) as from `crop_boxes`; None for the centre, unflipped
 ) -> Tensor:  # (B, 3, size, size), pixels in [0, 1], channels last in memory
-    "Crop, flip and convert a batch where it lies."
+    "Crop, flip and convert a batch where it lies. Raises `ValueError` for a crop larger than the image."
+    if size > min(images.shape[1:3]):
+        raise ValueError(f"size={size}: the images have {images.shape[1]}×{images.shape[2]} pixels; use at most {min(images.shape[1:3])}")
     if offsets is not None and offsets.shape[1] == 5:
         return resized_crop(images, size, offsets)
     if offsets is None:

@@ -107,6 +107,8 @@ def load_data(
     """
     size, cache = pack_size(image_size), Path(cache_dir)
     if not data_root:
+        if demo not in EMBEDDED:
+            raise DataError(f"demo={demo!r} is unknown; use one of {', '.join(EMBEDDED)}")
         shape = demo_shape or EMBEDDED[demo].shape
         name = f"demo-{demo}-{EMBEDDED[demo].version}-{shape[0]}x{shape[1]}-{size}-v{PACK_FORMAT}"
         return made_once(cache / name, lambda part: _pack_demo(demo, shape, size, part))

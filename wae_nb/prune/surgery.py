@@ -153,8 +153,8 @@ def fit_shapes(
 ) -> nn.Module:  # the same, with the state
     "Load a pruned network's weights: its layers first take their shapes. Raises `KeyError` or what `load_state_dict` raises where that is not enough."
     for name, m in model.named_modules():
-        weight = state.get(f"{name}.weight")
-        if weight is None or m.weight.shape == weight.shape:
+        of = next((k for k in ("weight", "running_mean") if f"{name}.{k}" in state), None)  # a batch norm may have no weight
+        if of is None or getattr(m, of).shape == (weight := state[f"{name}.{of}"]).shape:
             continue
         if isinstance(m, nn.Conv2d):
             m.out_channels, m.in_channels = len(weight), weight.shape[1] * m.groups

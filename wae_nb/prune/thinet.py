@@ -24,8 +24,8 @@ def channel_contributions(
     generator: torch.Generator,  # on the CPU
 ) -> Tensor:  # X, (samples, C), float64
     "What each input channel contributes to sampled outputs of a convolution (Luo et al. 2017, section 3.2)."
-    k, s, d, p = reader.kernel_size, reader.stride, reader.dilation, reader.padding
-    x = F.pad(x, (p[1], p[1], p[0], p[0]))
+    k, s, d, mode = reader.kernel_size, reader.stride, reader.dilation, reader.padding_mode
+    x = F.pad(x, reader._reversed_padding_repeated_twice, "constant" if mode == "zeros" else mode)  # whatever its padding is called
     sizes = [(n - f * (w - 1) - 1) // t + 1 for n, w, t, f in zip(x.shape[2:], k, s, d)]
 
     def draw(n):

@@ -16,6 +16,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from ..data.sets import load_data
+from ..method.classifier import check_image_size
 from .engine import Engine
 from .recipes import paper_recipe, Recipe, short_recipe, strong_recipe
 from .runs import get_or_train, Run
@@ -101,6 +102,7 @@ def train(
     for name in ("method", "recipe"):
         if name not in rest:
             raise ValueError(f"{name} is not given; say {name}=…, for instance {name}={dict(method='wae', recipe='paper')[name]}")
+    check_image_size(rest["image_size"])
     runs_dir = Path(places["runs_dir"]).expanduser()
     data = load_data(places["data_root"], rest["image_size"], runs_dir / "data", places["demo"])
     recipe = rest["recipe"] if isinstance(rest["recipe"], dict) else {"name": rest["recipe"]}

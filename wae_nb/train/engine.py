@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn, Tensor
 from torch.distributed.nn.functional import all_reduce
 
@@ -56,12 +56,16 @@ class Engine:
             raise ValueError("mixed_precision='fp16': a CPU doesn't train so; use bf16, no, or auto")
         self.renew()
 
-    def renew(self) -> Accelerator:
+    def renew(
+        self,
+        partial: bool = False,  # as in `Task`, of what will be trained
+    ) -> Accelerator:
         "A fresh accelerator, which knows nothing of the stage before."
         if not torch.distributed.is_initialized():  # else another engine's device and precision would stay
             AcceleratorState._reset_state(reset_partial_state=True)
         waits = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # for the first process, which alone chooses channels
-        self.accelerator = Accelerator(cpu=resolve_device(self.device) == "cpu", mixed_precision=self.mixed_precision, kwargs_handlers=[waits])
+        cpu, several = resolve_device(self.device) == "cpu", DistributedDataParallelKwargs(find_unused_parameters=partial)
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision=self.mixed_precision, kwargs_handlers=[waits, several])
         return self.accelerator
 
 

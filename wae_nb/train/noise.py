@@ -16,7 +16,7 @@ from .engine import Engine
 from .evaluation import evaluate
 from .records import commit, digest, machine, precision_of, read_record
 from .runs import Run
-from .specs import STAGE_1
+from .specs import check_data, STAGE_1
 from .tasks import ClassifyTask
 
 # %% ../../nbs/lib/train/noise.ipynb #ac998b2f
@@ -41,14 +41,16 @@ def evaluate_noise(
         raise ValueError(f"{run.spec.name} was trained on the data {run.spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…")
     if run.spec.stage == STAGE_1:
         raise ValueError(f"{run.spec.name} has no classifier; test a run of another stage")
+    check_data(run.spec, data)
     engine = engine or testing_engine(run)
     name = f"{run.record['name']}-noise"
-    path, wanted = run.folder / f"{name}.json", {f"{v:g}": v for v in variances}
+    path = run.folder / f"{name}.json"
     same = dict(of=run.record["digest"], machine=machine(engine.accelerator))  # the weights that were tested, and where
     record = read_record(path) if path.exists() else {}
+    before = {key: float(key) for key in [*record.get("test", ()), *record.get("again", ())]}  # are tested again where the machine is another
     if any(record.get(k) != v for k, v in same.items()):
         record = dict(name=name, **same, **{k: run.record[k] for k in ("decisive", "recipe", "seed", "data", "labels")}, test={}, answers={})
-    todo = {key: v for key, v in wanted.items() if key not in record["test"]}
+    todo = {key: v for key, v in (before | {f"{v:g}": v for v in variances}).items() if key not in record["test"]}
     if todo:
         stage = run.spec.stage_recipe()
         task = ClassifyTask(copy.deepcopy(run.model), run.spec.recipe, stage).to(engine.accelerator.device)
@@ -56,6 +58,9 @@ def evaluate_noise(
             test, each = evaluate(task, data, "test", run.spec.image_size, engine, variance=v, seed=run.spec.seed)
             record["test"][key], record["answers"][key] = test, each["answer"].tolist()
             record |= dict(code=commit(), finished=datetime.now(UTC).isoformat(timespec="seconds"))
+            record.pop("again", None)
+            if again := [k for k in before if k not in record["test"]]:  # what a cut leaves to the next call
+                record["again"] = again
             record["digest"] = digest(record)
             if engine.accelerator.is_main_process:
                 write_json(path, record)

@@ -28,7 +28,7 @@ from .engine import Engine
 from .evaluation import evaluate
 from .loop import fit
 from .runs import network_of
-from .specs import PLAIN, STAGE_1, STAGE_2, STAGE_3, RunSpec
+from .specs import check_data, PLAIN, STAGE_1, STAGE_2, STAGE_3, RunSpec
 from .tasks import ClassifyTask, JointTask, Task, WAETask
 from .teacher import Teacher
 
@@ -233,8 +233,7 @@ def plan(
         raise ValueError(f"plan measures one device, but {engine.accelerator.num_processes} processes are running it; start it in one")
     if steps < 2 or not devices or min(devices) < 1 or not bandwidth > 0:
         raise ValueError(f"steps={steps}, devices={list(devices)}, bandwidth={bandwidth:g}: use at least 2 steps, at least 1 device, and a number above 0")
-    if spec.data != data.checksum:
-        raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
+    check_data(spec, data)
     out, disk, answered = [], {"packed images": data.images.nbytes, "answers": 0, "weights": 0, "checkpoints": 0}, 0
     for s in stages_of(spec):
         stage, shares = s.stage_recipe(), {}

@@ -39,7 +39,7 @@ from .evaluation import evaluate
 from .loop import fit
 from .pruning import prune_run
 from .records import RecordError, commit, digest, machine, project_root
-from .specs import PLAIN, RunSpec, STAGE_1, STAGE_2, STAGE_3
+from .specs import check_data, PLAIN, RunSpec, STAGE_1, STAGE_2, STAGE_3
 from .tasks import ClassifyTask, JointTask, WAETask
 from .teacher import Teacher
 
@@ -176,20 +176,18 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
 # %% ../../nbs/lib/train/runs.ipynb #f3067e21
 def get_or_train(
     spec: RunSpec,  # what to run
-    data: Dataset,  # whose checksum the spec names
+    data: Dataset,  # whose checksum the spec names, packed for crops of its size
     engine: Engine | None = None,  # where to train; by default on a GPU if there is one
     runs_dir: str | Path | None = None,  # where runs are kept; by default `runs` in the project's root
 ) -> Run:
     "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `ValueError`, as `fit`."
-    if spec.data != data.checksum:
-        raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
+    check_data(spec, data)
     runs_dir = Path(runs_dir or project_root() / "runs")
     if found := finished_run(spec, runs_dir):
         return found
     engine = engine or Engine()
     of = spec.base if spec.pruned else spec.method
-    trained = METHODS.get(of)
-    if spec.teacher and spec.recipe.distill.start and not (trained and trained.width == 1):  # before the teacher is trained
+    if spec.teacher and spec.recipe.distill.start and not (of in METHODS and METHODS[of].width == 1):  # before the teacher is trained
         raise ValueError(f"start=True: method {of!r} has other widths than its teacher, whose weights do not fit; use start=False")
     if spec.is_given:
         raise RecordError(f"{spec.name} is the network that was given, but it is not in {str(runs_dir)!r}; hand it over again: `give`")
@@ -211,6 +209,8 @@ def check_start(
     spec: RunSpec,  # that starts from weights
 ) -> None:
     "Raise a one-line `ValueError` for a network that weights of full width do not fit."
+    if spec.method in STRUCTURES:
+        raise ValueError(f"method={spec.method!r} has channels of its own, which no weights fit; use another method, or start=''")
     if spec.width * METHODS[spec.method].width != 1:
         raise ValueError(f"width={spec.width:g} of method {spec.method!r}: weights fit networks of full width alone; use width=1, or a method that has it")
 

@@ -53,7 +53,7 @@ class Training:
         stop: Interrupts,  # that a signal is noted in
     ):
         self.raw, self.data, self.stage, self.image_size, self.folder = task, data, stage, image_size, folder
-        self.engine, self.title, self.stop, self.acc = engine, title, stop, engine.renew()
+        self.engine, self.title, self.stop, self.acc = engine, title, stop, engine.renew(task.partial)
         self.updates = u = Updates(task, data, stage, image_size, seed, engine, teacher)
         in_turn = dict(processes=[self.acc.num_processes], precisions=[self.precision()])  # of each attempt
         self.progress = dict(epoch=0, step=0, lr=u.lr, history=[], best=None, drops=0, seconds=0.0, first=None) | in_turn

@@ -35,6 +35,7 @@ class Task(nn.Module):
 
     metric, mode = "top1", "max"  # the best epoch's validation metric, the largest ("max") or the smallest ("min")
     rate = 1.0  # share of the learning rate by which the parts of `slow` move
+    partial = False  # whether the loss may leave parameters out, for which several processes would wait in vain
 
     @property
     def slow(self) -> list[nn.Module]:
@@ -121,6 +122,11 @@ class ClassifyTask(Task):
         self.model, self.recipe, self.frozen, self.label_smoothing = model, recipe, frozen, stage.label_smoothing
         self.rate = rate
         model.decomposer.requires_grad_(not frozen)
+
+    @property
+    def partial(self) -> bool:
+        "Whether a head has no part in any of the recipe's terms."
+        return "s" not in self.recipe.terms and not {"s_c", "s_L"} <= set(self.recipe.terms)
 
     @property
     def slow(self) -> list[nn.Module]:

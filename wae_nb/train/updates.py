@@ -81,8 +81,8 @@ class Updates:
 
     @property
     def lr(self) -> float:
-        "The learning rate of the next update."
-        return self.optimizer.param_groups[0]["lr"]
+        "The learning rate of the next update; a decomposer that moves slowly has a share of it."
+        return max(g["lr"] for g in self.optimizer.param_groups)
 
     def begin(
         self,
