@@ -10,6 +10,7 @@ import torch
 
 from wae_nb.data.folder import ImageFile
 from wae_nb.data.pack import finish_pack, open_pack
+from wae_nb.data.sets import pack_size
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.train.engine import Engine
 from wae_nb.train.recipes import paper_recipe
@@ -108,7 +109,7 @@ def check(first, second, third, epochs, lr):
 def test_paper_recipe_thin(tmp_path):
     """All three stages, ten epochs of the first rate and one of the next, on a thin network of 32 pixels; stages 2 and 3 in parts of 64 images."""
     epochs = dict(wae=11, classify=2, finetune=1)
-    check(*chain(tiny_pack(tmp_path / "pack", 48), tmp_path / "runs", 32, "vgg11", 0.125, 4, **epochs), epochs, 0.01)
+    check(*chain(tiny_pack(tmp_path / "pack", pack_size(32)), tmp_path / "runs", 32, "vgg11", 0.125, 4, **epochs), epochs, 0.01)
 
 
 def test_paper_profile_is_the_papers_text():
