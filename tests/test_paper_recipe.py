@@ -27,7 +27,7 @@ def tiny_pack(folder, size):
     rng, n = np.random.default_rng(0), TRAIN + 2 * REST
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (n, size, size, 3))
     for i in range(n):
-        images[i] = np.kron(rng.integers(0, 256, (size // 16, size // 16, 3)), np.ones((16, 16, 1))) // (1 + i % 2)
+        images[i] = np.kron(rng.integers(0, 256, (-(-size // 16), -(-size // 16), 3)), np.ones((16, 16, 1)))[:size, :size] // (1 + i % 2)
     images.flush()
     parts = ["train"] * TRAIN + ["val"] * REST + ["test"] * REST
     sources = [ImageFile(folder, f"{i}.png", f"class{i % 2}", part) for i, part in enumerate(parts)]
