@@ -216,6 +216,15 @@ def test_a_given_network_gives_its_own_scores(name, size, alike):
             given_network(theirs.state_dict(), name, 4, size)
 
 
+def test_weights_with_heads_for_another_size():
+    """VGG's heads at 64 pixels, as somebody trained them: no other network to compare with, and no trace."""
+    torch.manual_seed(0)
+    state = whole("vgg11", num_classes=4).state_dict()
+    state["classifier.0.weight"] = 0.01 * torch.randn(4096, 512 * 2 * 2)
+    net = given_network(state, "vgg11", 4, 64)
+    assert any(v.shape == (4096, 2048) and v.equal(state["classifier.0.weight"]) for v in net.head_low.state_dict().values())
+
+
 def test_a_network_that_knows_nothing_is_refused(drawn, tmp_path):
     """As where its scores are in another order than the folders."""
     data = load_data(drawn, 32, tmp_path / "data")

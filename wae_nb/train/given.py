@@ -59,8 +59,10 @@ def given_network(
 def _away(net: DecomposedClassifier, state: dict, backbone: str, num_classes: int, size: int) -> float:
     "How far its scores are from those of the network that its authors built, in the largest of them; 0 where the weights are not of that."
     theirs = whole(backbone, num_classes=num_classes)
-    if theirs.load_state_dict({k: v for k, v in state.items() if not k.startswith(family(backbone).aside or ("\n",))}, strict=False).missing_keys:
+    needed = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if any(k not in state or state[k].shape != v.shape for k, v in needed.items()):  # for instance heads for another size
         return 0.0
+    theirs.load_state_dict({k: state[k] for k in needed}, strict=False)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (family(backbone).pixels or (lambda _: (IMAGENET_MEAN, IMAGENET_STD)))(backbone))
     parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()  # that differ from place to place
     x = F.interpolate(parts, (size, size), mode="bilinear")
