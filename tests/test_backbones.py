@@ -162,6 +162,35 @@ def test_timm(name):
     assert sum(p.numel() for p in net.high_net.parameters()) < sum(p.numel() for p in net.low_net.parameters()) / 4
 
 
+@pytest.mark.parametrize("name, width", [("mobilenetv3_small_050", 1), ("mobilenetv3_small_050", 0.5), ("test_convnext", 1), ("hgnetv2_b0", 0.5)])
+def test_timm_s_own_heads(name, width):
+    """What stands between the maps and the last layer is there in every row, for as many channels as come, and as wide as the network."""
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(name, num_classes=5)
+    scores, maps = theirs.get_classifier(), theirs.forward_features(torch.rand(1, 3, 96, 96)).shape[1]
+    net = build("wae", f"timm:{name}", 5, 96, width)
+    before, state = net.low_net.state_dict(), theirs.state_dict()
+    between = {k for k in state if k not in before and scores is not theirs.get_submodule(k.rpartition(".")[0])}
+    for head, channels in ((net.head_low, maps), (net.head_fused, maps + net.high_net(torch.rand(1, 3, 64, 64)).shape[1] / width)):
+        assert set(head[0].state_dict()) == between != set()
+        first = next(v for k, v in head[0].state_dict().items() if k.endswith("weight"))
+        assert first.shape[1 if first.ndim == 4 else 0] == pytest.approx(width * channels, abs=2)
+        assert head[1].out_features == 5 and head[1].in_features == (pytest.approx(width * scores.in_features, abs=2) if first.ndim == 4 else first.shape[0])
+    if width == 1:
+        warm = build("half", f"timm:{name}", 5, 96, weights=state).head_low
+        assert all(v.equal(state[k]) for k, v in warm[0].state_dict().items()) and warm[1].weight.equal(scores.weight)
+
+
+def test_sizes_that_must_be_halved_again_and_again():
+    """Half of 96 is no size that HRNet's branches, of halved and doubled maps, can add up."""
+    pytest.importorskip("timm")
+    said = r"^image_size=96 does not suit timm:hrnet_w18_small: the next size that it takes here is (\d+) pixels \(\d+ of `low`\)$"
+    with pytest.raises(ValueError, match=said) as e:
+        build("half", "timm:hrnet_w18_small", 3, 96)
+    size = int(str(e.value).partition("here is ")[2].split()[0])
+    assert size > 96 and build("half", "timm:hrnet_w18_small", 3, size)(torch.rand(2, 3, size, size)).s.shape == (2, 3)
+
+
 def test_counts_that_do_not_fit_are_refused():
     """GhostNet adds what it has cut to a fixed count to what was rounded."""
     pytest.importorskip("timm")

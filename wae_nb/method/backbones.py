@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Pixels', 'FAMILIES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'INITS', 'Family', 'backbone_names', 'check_backbone', 'family',
-           'whole', 'trunk', 'features', 'feature_shape', 'smallest_size', 'Scale', 'flat_head', 'pooled_head', 'init_']
+           'whole', 'trunk', 'features', 'feature_shape', 'takes_size', 'smallest_size', 'Scale', 'flat_head',
+           'pooled_head', 'own_head', 'init_']
 
 # %% ../../nbs/lib/method/backbones.ipynb #2e626eb7
 import copy
@@ -18,7 +19,8 @@ import torch
 from torch import nn, Tensor
 
 from .cutting import cut
-from .slimming import PROBE
+from .slimming import PROBE, slim
+from .timm_nets import timm_maps, timm_network, timm_pixels, timm_pooling
 from .wae import xavier_
 
 # %% ../../nbs/lib/method/backbones.ipynb #338f14ec
@@ -46,6 +48,7 @@ class Family:
     norm: bool = False  # whether a pooled head normalises what it pooled
     pixels: Callable[[str], Pixels] | None = None  # name → what its images are normalised by; None for ImageNet's
     init: str = "kaiming"  # in the strong recipe, of `INITS`
+    pooling: Callable[[str], nn.Module | None] | None = None  # name → maps to what its last layer takes; None for the pooled head of the fields above
     aside: tuple[str, ...] = ()  # how the weights' names begin that the main path does not have
 
 
@@ -63,24 +66,6 @@ def _without(*names: str):
 
 def _densenet_features(net: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict([*net.features.named_children(), ("relu", nn.ReLU(inplace=True))]))
-
-
-def _timm(name: str, **options) -> nn.Module:
-    import timm
-
-    return timm.create_model(name.partition(":")[2], pretrained=False, **options)
-
-
-def _timm_features(net: nn.Module) -> nn.Module:
-    net.reset_classifier(0, "")
-    return net
-
-
-def _timm_pixels(name: str) -> Pixels:
-    import timm
-
-    cfg = timm.get_pretrained_cfg(name.partition(":")[2])
-    return tuple(cfg.mean), tuple(cfg.std)
 
 
 def _features_of(net: nn.Module) -> nn.Module:
@@ -106,7 +91,7 @@ FAMILIES = {
     "mnasnet": Family(("mnasnet",), lambda net: net.layers),
     "googlenet": Family(("googlenet",), _inception, options=dict(aux_logits=False, init_weights=False), **_to_one),
     "inception": Family(("inception",), _inception, options=dict(aux_logits=False, init_weights=False), **_to_one),
-    "timm": Family(("timm:",), _timm_features, make=_timm, pixels=_timm_pixels),
+    "timm": Family(("timm:",), timm_maps, make=timm_network, pixels=timm_pixels, pooling=timm_pooling),
 }
 _OWN = Family((), cut, make=lambda net: copy.deepcopy(net).cpu().requires_grad_(True))  # a module of one's own; frozen, its layers would stay as drawn anew
 
@@ -168,10 +153,7 @@ def trunk(
     kin, said = family(name), f"backbone={name!r}" if isinstance(name, str) else type(net).__name__
     if kin is _OWN and _gives_maps(net):
         return net
-    try:
-        net = kin.split(net)
-    except AssertionError as e:  # some of timm's have heads that cannot be taken off
-        raise ValueError(f"{said} cannot be cut: its head does not come off ({str(e) or 'an assertion of its own'})") from None
+    net = kin.split(net)
     if kin.make is not _torchvision and not _gives_maps(net):  # it is not known where it ends
         raise ValueError(f"{said} gives no maps, (B, C, h, w), of as many channels for images of any size: it is no CNN that can be cut")
     return net
@@ -200,10 +182,25 @@ def feature_shape(
     size: int,  # pixels
     channels: int,  # of the image
 ) -> tuple[int, int, int]:  # (C, h, w) of what it returns
-    "The shape of a network's maps, found without arithmetic. Raises `RuntimeError` for an image that is too small."
-    with torch.no_grad():
-        out = copy.deepcopy(net).to("meta").eval()(torch.empty(1, channels, size, size, device="meta"))
+    "The shape of a network's maps, found without arithmetic. Raises a one-line `RuntimeError` for an image that it does not take."
+    try:
+        with torch.no_grad():
+            out = copy.deepcopy(net).to("meta").eval()(torch.empty(1, channels, size, size, device="meta"))
+    except Exception as e:  # whatever somebody's forward raises
+        raise RuntimeError(f"{type(net).__name__} takes no image of {size} pixels ({str(e).partition(chr(10))[0]})") from None
     return tuple(out.shape[1:])
+
+
+def takes_size(
+    net: nn.Module,  # takes one image batch
+    size: int,  # pixels
+    channels: int,  # of the image
+) -> bool:
+    "Whether a network gives maps for a square image of that size."
+    try:
+        return min(feature_shape(net, size, channels)[1:]) > 0
+    except RuntimeError:
+        return False
 
 
 def smallest_size(
@@ -212,17 +209,10 @@ def smallest_size(
     below: int = PROBE,  # pixels, a size that it takes
 ) -> int:  # pixels
     "The smallest square image that a network takes, by halving the range."
-
-    def takes(size):
-        try:
-            return min(feature_shape(net, size, channels)[1:]) > 0
-        except RuntimeError:
-            return False
-
     at_most, too_small = below, 0
     while at_most - too_small > 1:
         size = (at_most + too_small) // 2
-        at_most, too_small = (size, too_small) if takes(size) else (at_most, size)
+        at_most, too_small = (size, too_small) if takes_size(net, size, channels) else (at_most, size)
     return at_most
 
 # %% ../../nbs/lib/method/backbones.ipynb #da21e4cf
@@ -274,6 +264,16 @@ def pooled_head(
     if hidden:
         layers += [nn.Linear(in_channels, hidden), nn.Hardswish(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(hidden or in_channels, num_classes))
+
+
+def own_head(
+    pooling: nn.Module,  # maps → what the last layer takes, as of `timm_pooling`; not changed
+    in_channels: int,  # C of the maps
+    num_classes: int,  # C of the scores
+    width: float = 1.0,  # of the layers in it
+) -> nn.Sequential:  # (B, C, h, w) → (B, num_classes)
+    "What a network's authors put before the last layer, for maps of as many channels, and one linear layer. Raises what `slim` raises."
+    return nn.Sequential(thinned := slim(pooling, 1 / width, in_channels=in_channels), nn.Linear(feature_shape(thinned, 2, in_channels)[0], num_classes))
 
 # %% ../../nbs/lib/method/backbones.ipynb #dff0fc6b
 INITS = ("xavier", "kaiming", "residual")

@@ -7,7 +7,6 @@ __all__ = ['METHODS', 'HEADS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier
            'check_head', 'check_image_size', 'build']
 
 # %% ../../nbs/lib/method/classifier.ipynb #03faa23f
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 
-from .backbones import IMAGENET_MEAN, Scale, family, feature_shape, features, flat_head, init_, pooled_head, smallest_size
+from .backbones import IMAGENET_MEAN, Scale, family, feature_shape, features, flat_head, init_, own_head, pooled_head, smallest_size, takes_size
 from .decomposers import DWT, Identity, LowOnly, Resize
 from .linear import LinearDecoder, LinearEncoder
 from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
 from .saving import save
-from .slimming import slim, without_first_halving
+from .slimming import PROBE, slim, without_first_halving
 from .wae import Decomposition, Encoder
 from .weights import Weights, start_from
 
@@ -218,9 +217,12 @@ def _networks(m: Method, backbone, image_size: int, width: float, high_floor: in
     try:
         return low_net, high_net, feature_shape(low_net, size, 3 + joined), feature_shape(high_net, size, apart)[0] if high_net else 0
     except RuntimeError:
-        needed = smallest_size(low_net, 3 + joined)
-        least = next(s for s in itertools.count(image_size) if math.ceil(s * m.scale) >= needed)
-        raise ValueError(f"image_size={image_size!r}: {_named(backbone)} needs at least {least} pixels here ({needed} of `low`)") from None
+        low_net.to("meta")  # copied many times below
+        least, sizes = smallest_size(low_net, 3 + joined), range(image_size + 1, image_size + 2 * PROBE)
+        low_of = {s: low for s in sizes if (low := math.ceil(s * m.scale)) >= least}
+        larger = next((s for s, low in low_of.items() if takes_size(low_net, low, 3 + joined)), None)
+        said = f"the next size that it takes here is {larger} pixels ({low_of[larger]} of `low`)" if larger else f"it takes none up to {sizes[-1]} pixels"
+        raise ValueError(f"image_size={image_size!r} does not suit {_named(backbone)}: {said}") from None
 
 
 def build(
@@ -254,10 +256,12 @@ def build(
     check_head(head)
     m, asked = METHODS[method], dict(method=method, backbone=_named(backbone), num_classes=num_classes, image_size=image_size, width=width)
     asked |= dict(high_floor=high_floor, dropout=dropout, sub_norm=sub_norm, init=init, head=head)
-    flat, width = kin.flat_head and not head, width * m.width
+    flat, width, pooling = kin.flat_head and not head, width * m.width, kin.pooling and kin.pooling(backbone)
     low_net, high_net, (c_low, h, w), c_high = _networks(m, backbone, image_size, width, high_floor)
 
     def scores(channels, hidden):
+        if pooling:
+            return own_head(pooling, channels, num_classes, width)
         if not flat:
             return pooled_head(channels, num_classes, round(kin.hidden * width), kin.norm)
         return flat_head(channels * h * w, max(round(hidden * width), 1), num_classes, dropout)

@@ -18,7 +18,7 @@ from ..data.files import write_json
 from ..data.pack import Dataset
 from ..method.backbones import family, IMAGENET_MEAN, IMAGENET_STD, whole
 from ..method.classifier import build, DecomposedClassifier
-from ..method.weights import read_weights, Weights
+from ..method.weights import as_linear, read_weights, Weights
 from .engine import Engine
 from .evaluation import evaluate
 from .recipes import Recipe
@@ -43,11 +43,14 @@ def given_network(
     state = read_weights(weights, backbone)
     net = build("plain", backbone, num_classes, image_size, width, head=head, weights=state)
     *_, last = (v for v in net.head_low.state_dict().values() if v.ndim == 2)
-    scores = [v for v in state.values() if v.ndim == 2 and v.shape[1] == last.shape[1]]
+    scores = [w for v in state.values() if (w := as_linear(v)).ndim == 2 and w.shape[1] == last.shape[1]]
     if not any(v.shape == last.shape and v.equal(last) for v in scores):
         of = f"for {scores[-1].shape[0]} classes" if scores else "without a last layer of this kind"
         if scores and len(scores[-1]) == num_classes:
-            raise ValueError(f"weights do not fit the head of {backbone} for {image_size} pixels: give the size and the head that they were trained with")
+            what = "give the size and the head that they were trained with"
+            if not family(backbone).flat_head:
+                what = "its authors' head is of another kind; train one here"
+            raise ValueError(f"weights do not fit the head of {backbone} for {image_size} pixels: {what}")
         raise ValueError(f"weights are {of}, and the images have {num_classes}: train a head for those first, from these weights as a start")
     if width == 1 and not head and (away := _away(net.eval(), state, backbone, num_classes, image_size)) > 1e-5:  # where it is the same network, 1e-7 at most
         why = "its head is not as its authors', or its maps are rounded up where theirs are rounded down"
