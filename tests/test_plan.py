@@ -131,7 +131,7 @@ def test_what_cannot_be_planned(data, monkeypatch):
             plan(spec, data, CPU, **change)
     with pytest.raises(ValueError, match="plan its start: standard network on resnet18"):
         plan(replace(spec, method="taylor", keep=0.5), data, CPU)
-    with pytest.raises(ValueError, match="the spec names the data other"):
+    with pytest.raises(ValueError, match="is of the data other"):
         plan(replace(spec, data="other"), data, CPU)
     engine = Engine("cpu")
     monkeypatch.setattr(type(engine.accelerator), "num_processes", 2)

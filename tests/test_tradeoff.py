@@ -217,7 +217,7 @@ def test_int8_errors(trained, quantiser):
     for call in (tradeoff.evaluate_int8, tradeoff.quantised):
         with pytest.raises(ValueError, match="images=0: calibrate with at least 1"):
             call(half, exp.data, images=0)
-        with pytest.raises(ValueError, match="was trained on the data .*, but 'demo-photos' is 1111"):
+        with pytest.raises(ValueError, match="is of the data .*, but 'demo-photos' is 1111"):
             call(half, replace(exp.data, checksum="1" * 64))
         with pytest.raises(ValueError, match="has no classifier"):
             call(replace(half, spec=replace(half.spec, method="wae", stage=1)), exp.data)

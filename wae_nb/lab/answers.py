@@ -36,7 +36,7 @@ def _said(row: dict, base: dict) -> str:
     return f"{row['title']}, {row['times']['speedup'][1]:.2f} times as fast ({ms:.2f} ms in place of {whole:.2f}), {d:+.2f} points [{low:+.2f}, {high:+.2f}]"
 
 
-def _images_needed(row: dict, points: float, images: int, level: float) -> str:
+def _to_say_it(row: dict, points: float, images: int, level: float) -> str:
     "How many test images would say that a row is within the points, if its mean is what it is, and the share of images that tell the two apart."
     d, low, _ = row["difference"]
     needed = math.ceil(images * ((d - low) / (d + points)) ** 2)
@@ -62,13 +62,13 @@ def answer(
         best = max(within, key=lambda r: r["times"]["speedup"][1])
         said = f"The cheapest {limit}, by intervals that hold for all {n} rows at once: {_said(best, base)}."
         if near[-1:] and (more := near[-1]["times"]["speedup"][1]) > best["times"]["speedup"][1]:
-            said += f" By its mean alone: {near[-1]['title']}, {more:.2f} times; to say it, {_images_needed(near[-1], points, *of)}."
+            said += f" By its mean alone: {near[-1]['title']}, {more:.2f} times; to say it, {_to_say_it(near[-1], points, *of)}."
         return Answer(best, said, best)
     if not near:
         most = max(faster, key=lambda r: (r["difference"][0], r["times"]["speedup"][1]), default=None)
         what = f"The most accurate that is faster: {_said(most, base)}." if most else "No row is faster."
         return Answer(None, f"No row is {limit}, by its mean or by its interval. {what}", most)
-    needed = _images_needed(near[-1], points, *of)
+    needed = _to_say_it(near[-1], points, *of)
     return Answer(None, f"No row is {limit} by its interval. The cheapest by its mean: {_said(near[-1], base)}; to say it, {needed}.", near[-1])
 
 

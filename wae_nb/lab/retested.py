@@ -27,7 +27,7 @@ from ..train.engine import Engine
 from ..train.evaluation import evaluate
 from ..train.records import RecordError, commit, digest, read_record
 from ..train.runs import Run
-from ..train.specs import STAGE_1
+from ..train.specs import check_data, STAGE_1
 from ..train.tasks import score_metrics
 
 # %% ../../nbs/lib/lab/retested.ipynb #rt000005
@@ -98,8 +98,7 @@ class OnCPU(nn.Module):
 # %% ../../nbs/lib/lab/retested.ipynb #rt000008
 def _check(run: Run, data: Dataset) -> None:
     check_classifier(run)
-    if run.spec.data != data.checksum:
-        raise ValueError(f"{run.spec.name} was trained on the data {run.spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…")
+    check_data(run.spec, data)
 
 
 def _tested(run: Run, data: Dataset, model: nn.Module | Prepared, name: str, fields: dict) -> dict:

@@ -34,6 +34,7 @@ from ..prune.pruners import has_rule
 from ..train.engine import Engine
 from ..train.evaluation import evaluate
 from ..train.runs import Run
+from ..train.specs import check_data
 
 # %% ../../nbs/lib/lab/tradeoff.ipynb #44332026
 def _timed(
@@ -94,8 +95,7 @@ _BIASES = "layer by layer"  # how they are corrected: a record of another way is
 def _check_calibration(run: Run, data: Dataset, images: int) -> int:
     "How many images there are to calibrate with."
     check_classifier(run)
-    if run.spec.data != data.checksum:
-        raise ValueError(f"{run.spec.name} was trained on the data {run.spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…")
+    check_data(run.spec, data)
     if images < 1:
         raise ValueError(f"images={images!r}: calibrate with at least 1")
     return min(images, len(data.indices("train")))

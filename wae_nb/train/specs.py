@@ -191,7 +191,7 @@ def check_data(
 ) -> None:
     "Raise a one-line `ValueError` for images that are not the spec's, or are packed for crops of another size."
     if spec.data != data.checksum:
-        raise ValueError(f"the spec names the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; make the spec from this data set")
+        raise ValueError(f"{spec.name} is of the data {spec.data[:12]}…, but {data.name!r} is {data.checksum[:12]}…; use the same, or a spec of these")
     side, wanted = data.images.shape[1], pack_size(spec.image_size)
     if side != wanted:  # which the checksum does not say
         raise ValueError(f"image_size={spec.image_size}: crops of it are cut from {wanted}×{wanted} pixels, but {data.name!r} is packed at {side}×{side}; "
