@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from wae_nb.data.sets import load_data
 from wae_nb.lab import forecast
 from wae_nb.lab.answers import answer, comparison_table, read_comparison
 from wae_nb.lab.cheaper import parse_row, spec_of, untrained
-from wae_nb.lab.compare import Question
+from wae_nb.lab.compare import Question, _recipe
 from wae_nb.lab.compare_folder import _rows_of, compare_folder
 from wae_nb.lab.forecast import fit_budget, hours_of
 from wae_nb.lab.networks import evaluate_network, network_at
@@ -243,6 +244,13 @@ def test_a_network_that_knows_nothing_is_refused(drawn, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_noise_is_of_every_training_of_a_classifier():
+    asked = Question(("half",), noise=0.02)
+    r = _recipe(asked, SimpleNamespace(indices=lambda split: range(100)), 1, "resnet18")
+    assert [s.noise for s in (r.wae, r.classify, r.finetune, r.prune.between, r.prune.end)] == [0, 0.02, 0.02, 0.02, 0.02]
+    assert _recipe(Question(("half",)), SimpleNamespace(indices=lambda split: range(100)), 1, "resnet18").classify.noise == 0
+
+
 def test_patience_is_usual_everywhere():
     """A row is trained for as long from a shell, from Python and from the notebook."""
     shell = {p.name: p.default for p in main.commands["compare"].params}["epochs"]
@@ -258,9 +266,10 @@ def test_the_commands(compared, drawn, tmp_path, monkeypatch):
     plain = json.loads(wae("train", drawn, "--method", "plain", "--backbone", "resnet18", "--size", 32, "--width", 0.125, *little).stdout)
     _, out, _ = compared
     base = next(out.glob("runs/plain*"))
-    half = wae("train", drawn, "--method", "half", "--teacher", base, *little)
+    half = wae("train", drawn, "--method", "half", "--teacher", base, "--noise", 0.02, *little)
     assert half.exit_code == 0, half.stderr
     half = json.loads(half.stdout)
+    assert json.loads((Path(half["run"]) / "config.json").read_text())["stage_recipe"]["noise"] == 0.02
     assert half["macs"] < plain["macs"] and "stage" not in half["run"] and half["epochs"] == 1
     pruned = json.loads(wae("prune", base, drawn, "--way", "taylor", "--keep", 0.5, *little).stdout)
     assert pruned["macs"] < 0.56 * plain["macs"]

@@ -14,7 +14,6 @@ import click
 from .shell import check_shape, json_option, main, quiet, show, table
 
 # %% ../nbs/lib/cli_networks.ipynb #4922b15a
-_IMAGES = "A folder of images: a folder a class, or train/ and test/ (and val/) with a folder a class in each; or a pack."
 _shape = [
     click.option("--backbone", default="resnet18", show_default=True, help="Any of torchvision's CNNs, or timm: and a name of timm's."),
     click.option("--size", default=224, show_default=True, help="Side of the images, pixels; they are squashed to a square."),
@@ -24,6 +23,7 @@ _shape = [
 _training = [
     click.option("--epochs", default=16, show_default=True, help="Of the stage that trains a classifier."),
     click.option("--crops", default="resized", show_default=True, help="resized: of 35 to 100 % of the image. fixed: patches of one size, for aligned images."),
+    click.option("--noise", default=0.0, show_default=True, help="The most variance of noise on a training image, for images that are noisy: 0.02."),
     click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto."),
     click.option("--precision", default="auto", show_default=True, help="Of training: no, fp16, bf16, or auto: bf16 where the device has it."),
 ]
@@ -39,7 +39,7 @@ def _crop_area(crops: str):
     return (0.35, 1.0) if crops == "resized" else None
 
 
-def _recipe(data, backbone: str, epochs: int, crops: str, way: str = ""):
+def _recipe(data, backbone: str, epochs: int, crops: str, noise: float, way: str = ""):
     "The strong recipe; as a teacher's pupil where it has one."
     from dataclasses import replace
 
@@ -47,7 +47,7 @@ def _recipe(data, backbone: str, epochs: int, crops: str, way: str = ""):
 
     if epochs < 1:
         raise ValueError(f"epochs={epochs!r}: use at least 1")
-    recipe = strong_recipe("own", len(data.indices("train")), epochs, updates=1, crop_area=_crop_area(crops), backbone=backbone)
+    recipe = strong_recipe("own", len(data.indices("train")), epochs, updates=1, crop_area=_crop_area(crops), backbone=backbone, noise=noise)
     return replace(recipe, distill=Distill(start=way == "start")) if way else recipe
 
 
@@ -72,7 +72,7 @@ def _value(run) -> dict:
 @click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--out", default="runs", show_default=True, help="The folder of runs.")
 @json_option
-def _train(images, method, backbone, size, width, head, epochs, crops, device, precision, weights, teacher, seed, out, as_json):
+def _train(images, method, backbone, size, width, head, epochs, crops, noise, device, precision, weights, teacher, seed, out, as_json):
     """Train a row of a backbone on a folder of images.
 
     By the strong recipe of this project (AdamW, one cycle, resized crops, smoothed labels). Goes on where it was cut off; a run that is finished is found.
@@ -100,20 +100,20 @@ def _train(images, method, backbone, size, width, head, epochs, crops, device, p
             check_shape(net.config["arguments"], teacher)
             backbone, size, width, head = (net.config["arguments"][k] for k in ("backbone", "image_size", "width", "head"))
         shape = dict(image_size=size, width=width, head=head)
-        RunSpec(method, backbone, "", _checked_recipe(epochs, crops), seed, **shape)  # before the images are read
+        RunSpec(method, backbone, "", _checked_recipe(epochs, crops, noise), seed, **shape)  # before the images are read
         data = load_data(images, size, out / "data")
-        recipe = _recipe(data, backbone, epochs, crops)
+        recipe = _recipe(data, backbone, epochs, crops, noise)
         given = give(net, data, recipe, out, engine, seed).spec.given if net else ""
         start = keep_weights(weights, backbone, out) if weights else ""
-        recipe = _recipe(data, backbone, epochs, crops, "start" if _fits(method) else "taught") if net else recipe
+        recipe = _recipe(data, backbone, epochs, crops, noise, "start" if _fits(method) else "taught") if net else recipe
         run = get_or_train(RunSpec(method, backbone, data.checksum, recipe, seed, start=start, given=given, **shape), data, engine, out)
     show(_value(run), _said(run), as_json)
 
 
-def _checked_recipe(epochs: int, crops: str):
+def _checked_recipe(epochs: int, crops: str, noise: float):
     from wae_nb.train.recipes import strong_recipe
 
-    return strong_recipe("own", 64, max(epochs, 1), crop_area=_crop_area(crops))
+    return strong_recipe("own", 64, max(epochs, 1), crop_area=_crop_area(crops), noise=noise)
 
 
 def _fits(method: str) -> bool:
@@ -133,7 +133,7 @@ def _fits(method: str) -> bool:
 @click.option("--seed", default=0, show_default=True, help="Of all that is drawn.")
 @click.option("--out", default="runs", show_default=True, help="The folder of runs.")
 @json_option
-def _prune(network, images, way, keep, epochs, crops, device, precision, seed, out, as_json):
+def _prune(network, images, way, keep, epochs, crops, noise, device, precision, seed, out, as_json):
     """Prune a trained standard network on the images it was trained on.
 
     NETWORK is a run's folder, or one that was saved. It is taught by the network that it was.
@@ -154,9 +154,9 @@ def _prune(network, images, way, keep, epochs, crops, device, precision, seed, o
         net = standard_network(network)
         backbone, size = (net.config["arguments"][k] for k in ("backbone", "image_size"))
         row = parse_row(str(Cheaper(way, keep)) if way in ("thinet", "taylor") else f"{way}:{keep}", backbone)
-        engine, area = Engine(device, precision), _crop_area(crops)  # noqa: F841  refused before the images are read
+        engine, _ = Engine(device, precision), _checked_recipe(epochs, crops, noise)  # before the images are read
         data = load_data(images, size, out / "data")
-        recipe = _recipe(data, backbone, epochs, crops)
+        recipe = _recipe(data, backbone, epochs, crops, noise)
         base = give(net, data, recipe, out, engine, seed)
         run = get_or_train(spec_of(row, base.spec, recipe), data, engine, out)
     show(_value(run), _said(run), as_json)
@@ -229,7 +229,7 @@ def _predict(network, images, top, as_json):
 @click.option("--steps", default=16, show_default=True, help="Updates to measure in each stage.")
 @click.option("--cache", default="runs/data", show_default=True, help="The folder in which images are packed.")
 @json_option
-def _plan(images, method, backbone, size, width, head, epochs, crops, device, precision, recipe, devices, steps, cache, as_json):
+def _plan(images, method, backbone, size, width, head, epochs, crops, noise, device, precision, recipe, devices, steps, cache, as_json):
     """How long training will take here, and on more devices.
 
     A few steps of each stage are run and timed; what is measured and what is reckoned from it stands below the table. Nothing is kept.
@@ -250,11 +250,11 @@ def _plan(images, method, backbone, size, width, head, epochs, crops, device, pr
     if recipe not in ("strong", "paper"):
         raise ValueError(f"recipe={recipe!r} is unknown; use strong or paper")
     devices, shape = numbers(devices, "devices", int, 1), dict(image_size=size, width=width, head=head)
-    RunSpec(method, backbone, "", _checked_recipe(epochs, crops), **shape)  # before the images are read
+    RunSpec(method, backbone, "", _checked_recipe(epochs, crops, noise), **shape)  # before the images are read
     with quiet():
         engine = Engine(device, precision)
         data = load_data(images, size, cache)
-        chosen = paper_recipe(backbone) if recipe == "paper" else _recipe(data, backbone, epochs, crops)
+        chosen = paper_recipe(backbone) if recipe == "paper" else _recipe(data, backbone, epochs, crops, noise)
         planned = plan(RunSpec(method, backbone, data.checksum, chosen, **shape), data, engine, devices, steps)
     show(asdict(planned), str(planned), as_json)
 

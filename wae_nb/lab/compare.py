@@ -43,6 +43,7 @@ class Question:
     hours: float | None = None  # for all, None for no limit; decides how many epochs and rows there are
     epochs: int = 48  # of a row's training, at most; three times the usual, for a row that is taught gains most by patience (10_past_the_paper)
     crop_area: tuple[float, float] | None = (0.35, 1.0)  # as in `StageRecipe`
+    noise: float = 0.0  # on training images, as in `StageRecipe`; a network that is brought has seen what it has
     batch: int = 1  # images at once, where latency is measured
     setting: Setting = Setting()  # where it is measured, in single precision; INT8 is in the same engine
 
@@ -58,7 +59,8 @@ class Question:
 
 # %% ../../nbs/lib/lab/compare.ipynb #0eeb99db
 def _recipe(question: Question, data: Dataset, epochs: int, backbone: str):
-    return strong_recipe("compare", len(data.indices("train")), epochs, updates=1, crop_area=question.crop_area, backbone=backbone)
+    n = len(data.indices("train"))
+    return strong_recipe("compare", n, epochs, updates=1, crop_area=question.crop_area, backbone=backbone, noise=question.noise)
 
 
 def _found_plan(path: Path) -> dict | None:

@@ -95,6 +95,7 @@ def compare_folder(
     hours: float | None = None,  # as in `Question`
     epochs: int = Question.epochs,
     crops: str = "resized",  # or "fixed", for images where what is to be seen is aligned
+    noise: float = 0.0,  # as in `Question`
     device: str = "auto",  # of training, and of timing
     precision: str = "auto",  # of training
     batch: int = 1,  # as in `Question`
@@ -120,10 +121,10 @@ def compare_folder(
     if threads is not None:
         check_threads(threads)
     shape = dict(image_size=size, width=width, head=head)
-    fresh = RunSpec("plain", backbone, "", strong_recipe("compare", 64), seed, **shape)
+    fresh = RunSpec("plain", backbone, "", strong_recipe("compare", 64, noise=noise), seed, **shape)
     chosen = _rows_of(rows, fresh, engine, where, say)
     area = (0.35, 1.0) if crops == "resized" else None
-    question = Question(tuple(map(str, chosen)), points, hours, epochs, area, batch, Setting(engine, threads=threads, device=where))
+    question = Question(tuple(map(str, chosen)), points, hours, epochs, area, noise, batch, Setting(engine, threads=threads, device=where))
     trains = Engine(device, precision)
     data = load_data(images, size, out / "data")
     if model and not net:

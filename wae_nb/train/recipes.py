@@ -205,9 +205,10 @@ def strong_recipe(
     crop_area: tuple[float, float] | None = (0.35, 1.0),  # of the image's; None for the paper's patches of one size, where what is to be seen fills the image
     share: float = 0.25,  # of stage 2's epochs that stages 1 and 3 take
     backbone: str = "vgg16",  # as in `backbone_names()`; its family says how its weights are drawn; `ValueError` for an unknown one
+    noise: float = 0.0,  # of every training of a classifier, as in `StageRecipe`
 ) -> Recipe:
     "A strong recipe for small data: `short_recipe` with resized crops, smoothed labels and a larger decay, of weights alone."
     r = short_recipe(name, images, updates, epochs, lr, batch_size, label_smoothing=0.1, share=share)
-    strong = dict(crop_area=crop_area, weight_decay=0.05, decay_norms=False)
+    strong = dict(crop_area=crop_area, weight_decay=0.05, decay_norms=False, noise=noise)
     prune = replace(r.prune, between=replace(r.prune.between, **strong), end=replace(r.prune.end, **strong))
     return replace(r, classify=replace(r.classify, **strong), finetune=replace(r.finetune, **strong), prune=prune, init=family(backbone).init)
