@@ -39,6 +39,7 @@ TITLES = {
     "ideas": "Past the paper: rows and ways to train them",
     "ideas-bar": "Past the paper: decompositions against the resized image trained alike",
     "ideas-curves": "Past the paper: training curves",
+    "ideas-faint-noise": "Past the paper: what faint noise in training buys",
     "ideas-first-layer": "Past the paper: how much noise the first layer lets in",
     "ideas-front": "Past the paper: accuracy against operations",
     "ideas-groups": "Past the paper: accuracy by the details in an image",
@@ -180,6 +181,23 @@ def alike(rows: dict[str, list[str]]) -> str:
     return f"Trained alike, by labels: standard network {standard}, half resolution {half}, *Ours* {ours}."
 
 
+def in_noise(rows: dict[str, list[str]], variance: str = "0.05") -> str:
+    """Two rows on noisy test images, as faintly noisy training images leave them and as clean ones do, over the seeds that both have."""
+    said = []
+    for faint in True, False:
+        each = []
+        for title in "linear encoder, details in the first layer", "standard network, half resolution (I_R)":
+            ways = [r for r in rows if r.startswith(f"{title}, taught") and r.endswith("in half the batch") and ("faintly noisy" in r) == faint]
+            tests = [kept(f"{n}-noise") for n in rows[ways[0]] if (FIGURES / f"strong/records/{n}-noise.json").exists()]
+            each.append({r["seed"]: 100 * r["test"][variance]["top1"] for r in tests})
+        seeds = set.intersection(*map(set, each))
+        linear, half = (statistics.mean(top1[s] for s in seeds) for top1 in each)
+        said.append((f"{linear:.1f}", f"{half:.1f}", f"({len(seeds)})"))
+    (linear, half, seeds), (clean_linear, clean_half, clean_seeds) = said
+    noisy = f"linear encoder {linear}, half resolution {half}, taught with noise {seeds}"
+    return f"In noise of variance {variance}: {noisy}; {clean_linear} and {clean_half} without {clean_seeds}."
+
+
 def front() -> str:
     """The front page, what it says of results made anew."""
     said = FRONT.read_text(encoding="utf-8")
@@ -206,7 +224,8 @@ def front() -> str:
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
     below = "below: one run's medians [quartiles], the pooled head's over fully connected ones"
-    lines += ["", f"\\* Taught by the first row, from its weights. {alike(seeds)} Means ± deviations; speed, INT8: one seed; {below}. {machine}"]
+    said_of = f"\\* Taught by the first row, from its weights. {alike(seeds)} {in_noise(seeds)} Means ± deviations; speed, INT8: one seed"
+    lines += ["", f"{said_of}; {below}. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
 
