@@ -208,11 +208,13 @@ def test_timm_s_weights_and_pixels():
     torch.testing.assert_close(ours(x).s, theirs((x - mean) / std))
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224", "visformer_tiny"])
 def test_transformers_of_timm_are_refused(name):
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=f"^backbone='timm:{name}' gives no maps[^\n]*$"):
         features(f"timm:{name}")
+    with pytest.raises(ValueError, match=f"^backbone='timm:{name}' gives no maps[^\n]*$"):
+        build("plain", f"timm:{name}", 3, 64)
 
 
 @pytest.mark.parametrize("method", ["plain", "half", "wae", "linear-in"])

@@ -256,8 +256,9 @@ def build(
     check_head(head)
     m, asked = METHODS[method], dict(method=method, backbone=_named(backbone), num_classes=num_classes, image_size=image_size, width=width)
     asked |= dict(high_floor=high_floor, dropout=dropout, sub_norm=sub_norm, init=init, head=head)
-    flat, width, pooling = kin.flat_head and not head, width * m.width, kin.pooling and kin.pooling(backbone)
+    flat, width = kin.flat_head and not head, width * m.width
     low_net, high_net, (c_low, h, w), c_high = _networks(m, backbone, image_size, width, high_floor)
+    pooling = kin.pooling and kin.pooling(backbone)  # after a network that has no maps is refused
 
     def scores(channels, hidden):
         if pooling:

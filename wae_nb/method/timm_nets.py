@@ -64,7 +64,7 @@ def _part(net: nn.Module, method: str) -> nn.Module:
 def timm_maps(
     net: nn.Module,  # of timm's, changed in place
 ) -> nn.Module:  # image → what `forward_features` gives: maps, if it is a CNN
-    "The part of a network before its pooling; one that takes no image of any size is left as it is."
+    "The part of a network before its pooling; one that takes images of a size of its own alone is left as it is."
     try:
         return _part(net, "forward_features")
     except Exception:  # whatever somebody's forward raises
