@@ -108,7 +108,7 @@ CAMPAIGN = {  # profile → number of a notebook, "" for every one → what it r
 BEYOND_ROWS = dict(  # that 10 trains where there are images
     image_size=0,
     rows="plain,half,wavelet,decomposition,wae,linear-in,linear-2,quarter,three-quarters,slim-half,space-to-depth,dct",
-    ways="labels,taught,longer,finer,finer-patient,finer-noisy",
+    ways="labels,taught,longer,finer,finer-faint,finer-patient,finer-noisy",
 )
 
 
