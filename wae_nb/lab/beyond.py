@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rows', 'WHOLE', 'BAR', 'SAME_SIZE', 'SAME_COST', 'Pruned', 'ways_of', 'tasks_of', 'title_of', 'paired', 'ideas_table',
-           'noisy', 'pruned_of', 'pruned_title', 'pruned_table', 'by_group', 'against_resized', 'on_validation',
-           'in_all', 'tasks_table', 'in_short']
+           'pruned_of', 'pruned_title', 'pruned_table', 'by_group', 'against_resized', 'on_validation', 'in_all',
+           'tasks_table', 'told', 'in_short']
 
 # %% ../../nbs/lib/lab/beyond.ipynb #16b8f3c9
 import itertools
@@ -108,18 +108,6 @@ def ideas_table(
             }
         )
     return pd.DataFrame(out).set_index("row")
-
-
-def noisy(
-    frame: pd.DataFrame,  # of `records`
-    found: Rows,  # of `ways_of`
-    variance: float,  # V of the noise
-) -> Rows:  # with the answers to noisy images; rows and seeds that were tested so
-    "The same rows, tested with noise."
-    tests = frame[frame["kind"].eq("noise") & frame["variance"].eq(variance)]
-    answers = {t["of"]: t["answers"][f"{variance:g}"] for t in tests["record"]}
-    with_noise = {k: [dict(r, answers=answers[r["digest"]]) for r in rs if r["digest"] in answers] for k, rs in found.items()}
-    return {k: rs for k, rs in with_noise.items() if rs}
 
 
 Pruned = dict[tuple[str, str, str, float], list[dict]]  # method, way, pruner, and the share that stays → records, one for each seed
@@ -255,7 +243,13 @@ def tasks_table(
     return pd.DataFrame(out).T.rename_axis(["task", "row"]) if out else pd.DataFrame()
 
 
-def _told(name_a: str, name_b: str, a: list[dict], b: list[dict]) -> list[str]:
+def told(
+    name_a: str,  # of a row
+    name_b: str,  # of another
+    a: list[dict],  # its records
+    b: list[dict],
+) -> list[str]:  # none where no seed is in both
+    "A verdict on two rows, over the seeds that both have."
     return [verdict(name_a, name_b, difference) + over_seeds(a, b)] if (difference := paired(a, b)) else []
 
 
@@ -266,14 +260,14 @@ def in_short(
     "What the records say of decompositions, in sentences that follow their intervals; none without the standard network and the bar."
     if WHOLE not in found or BAR not in found:
         return []
-    out = _told("half resolution, taught,", "full resolution", found[BAR], found[WHOLE])
+    out = told("half resolution, taught,", "full resolution", found[BAR], found[WHOLE])
     against = against_resized(found)
     above, below = ([title_of(k) for k, (_, low, high) in against.items() if (low > 0 if up else high < 0)] for up in (True, False))
     kinds, n = len({k[0] for k in against}), len(against)
-    told = f"of {n} row{'s' * (n != 1)} with a teacher, of {kinds} decomposition{'s' * (kinds != 1)}, "
-    told += f"{len(above)} above the resized image of the same size (half or a quarter), trained alike, {len(below)} below"
+    counted = f"of {n} row{'s' * (n != 1)} with a teacher, of {kinds} decomposition{'s' * (kinds != 1)}, "
+    counted += f"{len(above)} above the resized image of the same size (half or a quarter), trained alike, {len(below)} below"
     which = [f"; {word}: {', '.join(names)}" for word, names in (("above", above), ("below", below)) if names]
-    out += [told + ", the others can't be told from it" * (len(above) + len(below) < n) + "".join(which)] if against else []
+    out += [counted + ", the others can't be told from it" * (len(above) + len(below) < n) + "".join(which)] if against else []
     cheap, bests = _cheap(found, fewer), {}
     for what, among in (("decomposition", {k: rs for k, rs in cheap.items() if k in against}), ("of all rows", cheap)):
         if among:
@@ -281,15 +275,15 @@ def in_short(
     for best, what in bests.items():
         bars = {WHOLE: "full resolution"} | {("plain", way): f"full resolution, {how}" for way, how in MORE.items()}
         bars |= {("plain", best[1]): "full resolution taught the same way"} if best[1] in TAUGHT else {}
-        said = [s for bar, name in bars.items() if bar in found for s in _told(title_of(best), name, found[best], found[bar])]
+        said = [s for bar, name in bars.items() if bar in found for s in told(title_of(best), name, found[best], found[bar])]
         out += [f"best {' and best '.join(what)} on the validation split at {fewer:g} times fewer operations or more: {s}" for s in said]
     for way in WAYS:
         two, quarter = found.get(("linear-2", way)), found.get(("quarter", way))
         if two:
             title, times = title_of(("linear-2", way)), found[WHOLE][0]["macs"] / two[0]["macs"]
-            out += [f"at {times:.1f} times fewer operations: {s}" for s in _told(title, "full resolution", two, found[WHOLE])]
-            out += _told(title, title_of(("quarter", way)), two, quarter) if quarter else []
+            out += [f"at {times:.1f} times fewer operations: {s}" for s in told(title, "full resolution", two, found[WHOLE])]
+            out += told(title, title_of(("quarter", way)), two, quarter) if quarter else []
     for k in against_resized(found, SAME_COST):
         wide = SAME_COST[METHODS[k[0]].scale]
-        out += _told(title_of(k), f"{METHODS[wide].title}, of as many operations, trained alike,", found[k], found[wide, k[1]])
+        out += told(title_of(k), f"{METHODS[wide].title}, of as many operations, trained alike,", found[k], found[wide, k[1]])
     return out

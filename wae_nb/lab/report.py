@@ -19,6 +19,7 @@ from ..data.sets import is_embedded
 from .beyond import against_resized, in_all, tasks_of
 from .cells import Collection, collections, expected
 from .experiment import save_output
+from .faint import in_noise
 from .paper import FIGURES, TABLES
 from .profiles import PROFILES
 from .records import read_all, records
@@ -137,6 +138,7 @@ class Report:
         for backbone in sorted({c.backbone for c in self.collections}):
             if tasks := {t: rows for t, rows in tasks_of(self.frame, self.profile, backbone).items() if against_resized(rows)}:
                 out.append(f"past the paper, {backbone}: {in_all(tasks)}")
+                out += [f"past the paper, {backbone}, {s}." for s in in_noise(self.frame, tasks)]
         for number in sorted(first.values()):
             for c in sorted(self._filling(number), key=lambda c: (is_embedded(c.data["name"]), -c.data.get("test", 0))):
                 if said := self._verdicts(number, c)[:1]:
