@@ -106,12 +106,12 @@ def test_verdicts(evidence, p, word):
 def test_what_it_would_take():
     rng = np.random.default_rng(0)
     one = line(1.0, gain=rng.choice([-1, 0, 1], (1, 300), p=[0.1, 0.79, 0.11]).astype(float))
-    assert re.fullmatch(r"about [\d,]+ test images would say it of these networks, more seeds of others", to_say_it(one, 20))
-    assert "photographs would say it of these networks" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
+    assert re.fullmatch(r"about [\d,]+ test images would decide it of these networks, more seeds of others", to_say_it(one, 20))
+    assert "photographs would decide it of these networks" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
     assert to_say_it(line(0.0, gain=np.zeros((1, 9))), 20) == "both rows have as many right"
     assert to_say_it(line(1.0, values=(1.0,)), 1) == "more seeds are needed"
     # Student's t of 9 degrees is 2.262, and 2.262 * 1.414 / sqrt(10) is 1.01; that of 10 is 2.228, and 2.228 * 1.414 / sqrt(11) is 0.95
-    assert to_say_it(line(1.0, values=(0.0, 2.0), each="run"), 1) == "about 11 runs would say it"
+    assert to_say_it(line(1.0, values=(0.0, 2.0), each="run"), 1) == "about 11 runs would decide it"
     assert "seeds on these images" in to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.0], [0.05]]) + np.zeros((3, 50))), 1)
     assert to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.05]]) + np.zeros((2, 50))), 1) == "it takes more seeds"
 

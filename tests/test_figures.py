@@ -61,6 +61,36 @@ def test_a_new_table_is_listed(tmp_path, root):
     assert "**my cats_$|, vgg16**: [1 record](strong/table6-my%20cats_%24%7C-vgg16.json)" in said
 
 
+def tables_in(text: str) -> list[list[list[str]]]:
+    """Each Markdown table as lines of cells, the links to records left out."""
+    lines = [re.findall(r"^\|.*$", block, re.MULTILINE) for block in re.findall(r"(?:^\|.*$\n?)+", re.sub(r" *<sup>.*?</sup>", "", text), re.MULTILINE)]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in each if set(line) - set("|:- ")] for each in lines]
+
+
+def printed_and_gone(printed: str, written: list[str]) -> list[list[list[str]]]:
+    """Tables of a page whose rows and columns a written table has, and whose cells none of these has."""
+    known = {}
+    for table in (t for text in written for t in tables_in(text)):
+        known.setdefault((*table[0], *(line[0] for line in table)), []).append(table)
+    return [t for t in tables_in(printed) if (same := known.get((*t[0], *(line[0] for line in t)))) and t not in same]
+
+
+def test_an_old_table_is_seen():
+    page, new = "| T | a |\n|---|---|\n| x <sup>[0](r.json)</sup> | 1 |\n", "said\n\n| T | a |\n|:--|:--|\n| x | {} |\n\nbelow"
+    assert not printed_and_gone(page, [new.format(2), new.format(1)]) and len(printed_and_gone(page, [new.format(2)])) == 1
+    assert not printed_and_gone(page.replace("x", "y"), [new.format(2)])
+
+
+@pytest.mark.skipif(regenerated(), reason="figures/ was regenerated here; run the notebooks again that show its tables")
+@pytest.mark.parametrize("book", sorted((ROOT / "nbs").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_printed_tables_are_the_files(book):
+    """What a notebook shows of a table is what `figures/` has of it by now."""
+    outputs = [o for c in json.loads(book.read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
+    printed = "\n\n".join("".join(o.get("data", {}).get("text/markdown", "")) for o in outputs)
+    gone = printed_and_gone(printed, [p.read_text(encoding="utf-8") for p in (ROOT / "figures").rglob("*.md") if p.name != "README.md"])
+    assert not gone, f"{book.name} was run before these were made: {gone}"
+
+
 PAGES = ["README.md", "figures/README.md", "nbs/README.md", "data_prep/README.md"]
 
 

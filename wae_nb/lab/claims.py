@@ -138,9 +138,9 @@ _SMALL = (
     "no decomposition gives it back. The half-size input alone stands beside it"
 )
 _TRIED = (
-    "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); linear "
-    "encoders, details in the first layer, teachers and longer training (10_past_the_paper). Not tried: ImageNet at full width and size, "
-    "which needs its images and GPUs"
+    "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); of "
+    "other rows, linear encoders, details in the first layer, teachers and longer training (10_past_the_paper); *Ours* with a teacher on smaller images alone "
+    "(08_your_own_model). Not tried: *Ours* trained for longer, and ImageNet at full width and size, which needs its images and GPUs"
 )
 _PRUNED = "a pruned network starts from the trained one and sees the full resolution, while ours learns anew from half of it"
 _FRONT = "all rows with one recipe, and accuracy against measured speed, where a row that is more accurate and slower is seen to be that (02b_front)"
@@ -169,7 +169,7 @@ CLAIMS = [
     *(Claim(Accuracy(3, "I_L", row), _LOW, _TRIED) for row in ("cA", "I_R")),
     Claim(Accuracy(3, "I_L + I_H", "I_L"), "$I_H$ is too faint to add anything", _TRIED),
     Claim(Accuracy(4, "w/ FT", "w/o FT"), "a small step on both losses at once undoes some of what stage 2 learned", "several γ (07_ablations)"),
-    Claim(Accuracy(5, "Ours", "ResNet-50", within=True), _DEEP, "the strong recipe, with every branch at zero to begin with (03_imagenet_resnet50)"),
+    Claim(Accuracy(5, "Ours", "ResNet-50", within=True), _DEEP, "the strong recipe, with every residual branch at zero to begin with (lib/method/backbones)"),
     Claim(Accuracy(5, "Ours", "ThiNet-30"), _PRUNED, _FRONT),
     *(Claim(Accuracy(6, "Ours", row), _FACES, "drawn faces and photographs (05_cacd)") for row in ("VGG16-Net", "Wavelet+CNN", "Decomposition+CNN")),
     *(Claim(Accuracy(7, "Ours", "VGG16-Net", variance=v), _NOISE, _NOISY, beside) for v, beside in _AVERAGED.items()),

@@ -63,13 +63,13 @@ def to_say_it(
     level = LEVEL / claims
     if e.gain is None:
         n = _enough(e.values, e.against, level)
-        return f"about {_about(n)} {e.each}s would say it" if n else f"more {e.each}s are needed"
+        return f"about {_about(n)} {e.each}s would decide it" if n else f"more {e.each}s are needed"
     images, seeds = needed(e.gain, e.against / 100, level)
     if e.one:
-        return f"about {_about(images)} {e.drawn}s would say it of these networks, more seeds of others" if images else "both rows have as many right"
+        return f"about {_about(images)} {e.drawn}s would decide it of these networks, more seeds of others" if images else "both rows have as many right"
     ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
-    nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would say it"
-    return f"about {' or '.join(ways)} would say it" if ways else nothing
+    nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would decide it"
+    return f"about {' or '.join(ways)} would decide it" if ways else nothing
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
 def fills(
