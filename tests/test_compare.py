@@ -325,6 +325,34 @@ def test_a_pruned_network_is_no_standard_one(compared, drawn, tmp_path):
     assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()
 
 
+def test_a_network_that_is_brought_is_the_one_compared_with(compared, drawn, tmp_path):
+    """A folder, or weights of its authors' naming: a row learns from it. A row that is named twice is one."""
+    _, out, how = compared
+    folder = next(p for p in out.glob("runs/plain*") if json.loads((p / "record.json").read_text())["epochs"])
+    torch.manual_seed(0)
+    theirs = resnet18(num_classes=4)
+    data, n = load_data(drawn, 32, tmp_path), 8
+    at, mean, std = data.indices("train"), *(torch.tensor(v).view(-1, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    x, y = torch.tensor(data.images[at]).permute(0, 3, 1, 2)[:, :, 2:34, 2:34] / 255, torch.tensor(data.labels[at])
+    step = torch.optim.Adam(theirs.parameters(), 1e-3)
+    for _ in range(n):
+        for part in torch.arange(len(at)).split(32):
+            step.zero_grad()
+            torch.nn.functional.cross_entropy(theirs((x[part] - mean) / std), y[part]).backward()
+            step.step()
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    some = how | dict(epochs=1, rows="half,half", points=100.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wae_nb.lab.compare.PAYS", 0.0)
+        by_folder = compare_folder(drawn, tmp_path / "a", model=str(folder), **some).record
+        by_file = compare_folder(drawn, tmp_path / "b", model=str(tmp_path / "net.pth"), **some | dict(width=1.0)).record
+    for record, where in ((by_folder, "a"), (by_file, "b")):
+        assert [r["row"] for r in record["rows"]] == ["plain", "half"] and record["level"] == 0.95
+        taught = json.loads((tmp_path / where / "runs" / record["rows"][1]["run"] / "record.json").read_text())["decisive"]
+        assert taught["teacher"]["given"]
+    assert by_folder["rows"][0]["top1"] == json.loads((folder / "record.json").read_text())["test"]["top1"]
+
+
 def test_deep_images_of_another_white_are_refused(compared, drawn, tmp_path):
     """The same pixels would be of another brightness than in the training."""
     _, out, _ = compared

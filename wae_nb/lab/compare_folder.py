@@ -46,7 +46,7 @@ class Compared:
 
 def _rows_of(rows: str, fresh: RunSpec, engine: str, device: str, say: Callable[[str], None]) -> list:
     "The rows that were named, or the usual ones that can be had: here, of this backbone, at this size."
-    named = [parse_row(r, fresh.backbone) for r in rows.split(",") if r.strip()]
+    named = list(dict.fromkeys(parse_row(r, fresh.backbone) for r in rows.split(",") if r.strip()))
     if any(r.int8 for r in named):
         check_engine(engine, device, "int8")
     for r in dict.fromkeys(r.trained for r in named):
@@ -121,7 +121,7 @@ def compare_folder(
     if threads is not None:
         check_threads(threads)
     shape = dict(image_size=size, width=width, head=head)
-    fresh = RunSpec("plain", backbone, "", strong_recipe("compare", 64, noise=noise), seed, **shape)
+    fresh = RunSpec("plain", backbone, "", strong_recipe("compare", 64, backbone=backbone, noise=noise), seed, **shape)
     chosen = _rows_of(rows, fresh, engine, where, say)
     area = (0.35, 1.0) if crops == "resized" else None
     question = Question(tuple(map(str, chosen)), points, hours, epochs, area, noise, batch, Setting(engine, threads=threads, device=where))

@@ -7,10 +7,10 @@ __all__ = ['network_at', 'network_and_images', 'standard_network', 'evaluate_net
 
 # %% ../../nbs/lib/lab/networks.ipynb #2f9f4eea
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from ..data.batches import crop
 from ..data.decode import read_image
@@ -23,7 +23,7 @@ from .folders import data_of, data_of_saved, is_saved, open_run
 from .retested import OnCPU
 from ..method.classifier import DecomposedClassifier
 from ..train.engine import Engine
-from ..train.given import check_standard, check_white
+from ..train.given import check_standard, check_unseen, check_white
 from ..train.evaluation import evaluate
 from ..train.recipes import paper_recipe
 from ..train.tasks import ClassifyTask
@@ -33,15 +33,16 @@ def network_at(
     folder: str | Path,  # of a finished run, or as `model.save` writes it
 ) -> DecomposedClassifier | Prepared:  # in evaluation mode, on the CPU; its `config` has "arguments", and "classes" where they are known
     "A trained network. Raises a one-line `ValueError` or `RecordError` for a folder that has none."
-    if is_saved(folder):
-        return load(Path(folder).expanduser())
-    run = open_run(folder)
-    try:
-        data = data_of(run)
-        run.model.config |= dict(classes=list(data.classes), white=data.white)
-    except DataError:  # the images are no longer there
-        run.model.config["classes"] = None
-    return run.model
+    if saved := is_saved(folder):
+        net = load(Path(folder).expanduser())
+    else:
+        run = open_run(folder)
+        net = run.model
+        net.config |= dict(fingerprint=run.record["decisive"], classes=None) | run.record.get("shows", {})  # the first records do not say
+    with suppress(DataError):  # the images are no longer there
+        net.seen = data_of_saved(folder, net.config) if saved else data_of(run)
+        net.config |= dict(classes=list(net.seen.classes), white=net.seen.white)
+    return net
 
 
 def network_and_images(
@@ -86,6 +87,7 @@ def evaluate_network(
         known = ", ".join((classes or [])[:8]) or f"{about['num_classes']} classes"
         raise ValueError(f"the network was trained on {known}, and {data.name!r} has {len(data.classes)} classes: {', '.join(data.classes[:8])}")
     check_white(net, data)
+    check_unseen(net, data, split)
     if not len(data.indices(split)):
         raise ValueError(f"split={split!r} of {data.name!r} has no images")
     engine, recipe = Engine(device), paper_recipe()
@@ -114,7 +116,7 @@ def predict_files(
     for file in files:
         try:
             pixels = read_image(Path(file).expanduser(), pack_size(about["image_size"]), white)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
+        except Exception as e:  # Pillow and its plugins raise what they please
             out.append(dict(image=str(file), answers=[], error=(getattr(e, "strerror", None) or str(e)).partition("\n")[0]))
             continue
         with torch.no_grad():

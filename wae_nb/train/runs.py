@@ -275,9 +275,8 @@ def finish_run(spec, task, data, folder, result, test, each, code, engine, parts
     record = dict(
         name=spec.name,
         decisive=spec.fingerprint(),
-        recipe=spec.recipe.name,
-        seed=spec.seed,
-        data=data.describe(),
+        **dict(recipe=spec.recipe.name, seed=spec.seed, data=data.describe()),
+        shows=dict(classes=list(data.classes), white=data.white),
         test=test,
         best_epoch=result["best_epoch"],
         best=result["best"],
