@@ -11,11 +11,12 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from .folder import DataError, ImageFile
 
@@ -121,6 +122,18 @@ class WhiteLevels:
         return {kind: white_level([e for e in found if e.kind == kind]) for kind in dict.fromkeys(e.kind for e in found)}
 
 # %% ../../nbs/lib/data/decode.ipynb #0ecafde2
+_UPRIGHT = dict(zip(range(2, 9), "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()))  # EXIF's orientation
+
+
+def _upright(im: Image.Image) -> Image.Image:
+    "Turned as its orientation says. (Pillow's `exif_transpose` writes all tags anew, and stumbles over any that is of a wrong type.)"
+    im.load()  # a TIFF is turned by that
+    turn = None
+    with suppress(Exception):  # tags that can't be read say nothing
+        turn = _UPRIGHT.get(im.getexif().get(ExifTags.Base.Orientation))
+    return im.transpose(Image.Transpose[turn]) if turn else im
+
+
 def read_image(
     path: Path | io.BytesIO,  # a file, or its bytes; any format that Pillow reads
     size: int,  # pixels of the side
@@ -132,9 +145,11 @@ def read_image(
             top = white(kind) if white else white_level([extent(im, getattr(path, "name", "the image"))])
         else:
             top = GREYS[-1]  # a PGM's
-        im = ImageOps.exif_transpose(im)
+        negative = kind == "integers" and getattr(im, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0  # of 8 bits, Pillow turns it over
+        im = _upright(im)
         if im.mode.startswith(("I", "F")):
             a = np.asarray(im).astype(np.float64)
+            a = top - a if negative else a
             im = Image.fromarray((a * 255 / top).clip(0, 255).astype(np.uint8))
         if im.mode in ("LA", "PA", "RGBA") or "transparency" in im.info:
             im = im.convert("RGBA")

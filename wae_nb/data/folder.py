@@ -19,7 +19,11 @@ class DataError(ValueError):
     "A data set that cannot be used; the message names the path and says what would work."
 
 
-PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing", "eval", "evaluation")}  # in any case
+PARTS = {  # in any case
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validate", "validation", "dev"),
+    "test": ("test", "tests", "testing", "eval", "evaluation"),
+}
 CACD_NAME = re.compile(r"^\d+_.+_\d{4}\.jpe?g$", re.IGNORECASE)
 NO_CLASSES = {"masks", "annotations", "labels", "segmentations", "bboxes", "depth"}  # beside a folder of images, what is known of each
 NOT_PHOTOGRAPHS = ("PDF", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")  # named by Pillow, which cannot open them by itself
@@ -71,6 +75,10 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
         if part:
             found[part] = folder
     if "train" in found and len(found) > 1:
+        if beside := [f.name for f in _folders(root) if f not in found.values() and f.name.lower() not in NO_CLASSES and _images(f)]:
+            others = " and ".join(f"{f.name}/" for f in found.values())
+            raise DataError(f"data_root={str(root)!r}: {', '.join(f'{name}/' for name in beside)} beside {others} is no part that is known, and holds images; "
+                            "name the parts train/, val/ and test/, and move all else away")  # fmt: skip
         if "test" not in found:
             found["test"] = found.pop("val")
         return [(part, found[part]) for part in PARTS if part in found]

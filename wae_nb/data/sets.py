@@ -105,7 +105,7 @@ def load_data(
     ...     data.classes, data.images.shape, len(data.indices("train"))
     (('face00', 'face01'), (16, 37, 37, 3), 10)
     """
-    size, cache = pack_size(image_size), Path(cache_dir)
+    size, cache = pack_size(image_size), Path(cache_dir).expanduser()
     if not data_root:
         if demo not in EMBEDDED:
             raise DataError(f"demo={demo!r} is unknown; use one of {', '.join(EMBEDDED)}")
@@ -120,7 +120,8 @@ def load_data(
             raise DataError(f"data_root={str(root)!r} is packed at {side}×{side} pixels; crops of {image_size} need {size}: pack it with --size {size}")
     else:
         found = find_images(root)
-        data = pack(cache / f"{root.name}-{size}-{sources_key(found, size)}", root.name, found, size)
+        name = f"{root.name}-own" if is_embedded(root.name) else root.name  # whose pictures are not pieces of one
+        data = pack(cache / f"{name}-{size}-{sources_key(found, size)}", name, found, size)
     if not len(data.indices("val")):
         raise DataError(f"data_root={str(root)!r}: no class has an image to spare for validation; give at least one class three or more")
     return data

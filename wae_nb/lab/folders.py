@@ -29,6 +29,8 @@ def read_run(
 ) -> dict:  # its record
     "What a run's folder records. Raises a one-line `RecordError` for a folder that has no run, an unfinished one, or one whose record was changed."
     path = Path(folder).expanduser() / "record.json"
+    if path.parent.is_file():
+        raise RecordError(f"run={str(folder)!r} is a file: name the folder of a run, or of a network that was saved")
     if not path.exists():
         config = path.parent / "config.json"
         why = "its training is not finished: train it again, and it goes on" if config.exists() else "it is no run's folder"

@@ -9,13 +9,13 @@ __all__ = ['Weights', 'SECONDS', 'read_weights', 'keep_weights', 'kept_weights',
 import hashlib
 import os
 import pickle
+import re
 import socket
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save as to_bytes
 from torch import nn, Tensor
 
@@ -41,7 +41,8 @@ def _published(name: str, backbone: str) -> Mapping[str, Tensor]:
     import torchvision
 
     timm = str(backbone).startswith("timm:")
-    known = ["DEFAULT"] if timm else ["DEFAULT", *torchvision.models.get_model_weights(backbone).__members__] if isinstance(backbone, str) else []
+    known = ["DEFAULT"] if isinstance(backbone, str) else []
+    known += [n for n in torchvision.models.get_model_weights(backbone).__members__ if n not in known] if known and not timm else []
     if name not in known:
         raise ValueError(f"weights={name!r} is no file" + (f", and no weights of {backbone}; use one of {', '.join(known)}" if known else ""))
     try:
@@ -69,14 +70,16 @@ def read_weights(
         else:
             try:
                 state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as e:
-                kind = "more than tensors, which could run code" if isinstance(e, pickle.UnpicklingError) else str(e).strip().partition("\n")[0]
+            except Exception as e:  # of a file of another kind, whatever its bytes lead to
+                unsafe = isinstance(e, pickle.UnpicklingError) and re.search(r"unsupported (global|class)|trying to (call|instantiate)", str(e).lower())
+                why = "" if isinstance(e, pickle.UnpicklingError) else f": {str(e).strip().partition(chr(10))[0] or type(e).__name__}"
+                kind = "it holds more than tensors, which could run code" if unsafe else f"it is no whole file of tensors{why}"
                 raise ValueError(f"{said} cannot be read ({kind}); save a state_dict with torch.save, or with safetensors") from None
     for key in ("state_dict", "model"):  # as many training scripts save them
         state = state[key] if isinstance(state, Mapping) and isinstance(state.get(key), Mapping) else state
     if not isinstance(state, Mapping) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{said} is no state_dict: give names and tensors, a file of such, or a name of published weights")
-    return {k.removeprefix("module."): v for k, v in state.items()}
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", k): v for k, v in state.items()}  # as DataParallel and torch.compile name them
 
 # %% ../../nbs/lib/method/weights.ipynb #a0177909
 def keep_weights(
