@@ -91,6 +91,8 @@ def _train(images, method, backbone, size, width, head, epochs, crops, noise, de
     from wae_nb.train.specs import RunSpec
 
     out = Path(out).expanduser()
+    if method in ("thinet", "taylor"):
+        raise ValueError(f"method={method!r} takes channels out of a trained network: train that with --method plain, then use wae prune")
     if teacher and (weights or method == "plain"):
         why = f"weights={weights!r}: a row with a teacher starts from its weights" if weights else "method='plain' is what the teacher is already"
         raise ValueError(f"{why}; give one of the two")
@@ -183,8 +185,7 @@ def _eval(network, images, split, device, cache, as_json):
 
     with quiet():
         net = network_at(network)
-        size, classes = net.config["arguments"]["image_size"], net.config.get("classes")
-        value = evaluate_network(net, load_data(images, size, cache), split, device, classes)
+        value = evaluate_network(net, load_data(images, net.config["arguments"]["image_size"], cache), split, device, net.config.get("classes"))
     low, high = value["interval"]
     text = f"{100 * value['top1']:.2f} % of {value['images']:,} {split} images right, 95 % CI [{100 * low:.2f}, {100 * high:.2f}]"
     rows = [{"class": name, "images": n, "right (%)": f"{100 * right / max(n, 1):.1f}"} for name, (right, n) in value["by_class"].items()]
@@ -205,8 +206,6 @@ def _predict(network, images, top, as_json):
     wae predict saved/net rose.jpg tulip.png
     wae predict runs/wae-resnet50-… *.jpg --json | jq -r '.[] | [.image, .answers[0].class] | @tsv'
     """
-    import sys
-
     from wae_nb.lab.networks import network_at, predict_files
 
     if top < 1:
@@ -217,7 +216,7 @@ def _predict(network, images, top, as_json):
     show(value, "\n".join(lines), as_json)
     if wrong := [v for v in value if v["error"]]:
         click.echo(f"Error: {len(wrong)} of {len(value)} images could not be read", err=True)
-        sys.exit(1)
+        raise SystemExit(1)
 
 # %% ../nbs/lib/cli_networks.ipynb #5e581166
 @main.command("plan")

@@ -56,11 +56,10 @@ def load(
         raise ValueError(f"{page}: {str(e).partition(chr(10))[0]}") from None
     try:
         fit_shapes(net, state)
-        scores = torch.tensor(sample_scores(net, about["images"]["size"]))
-    except (KeyError, RuntimeError, ValueError, AttributeError) as e:
+        scores, expected = (torch.tensor(x, dtype=torch.float32) for x in (sample_scores(net, about["images"]["size"]), about["sample"]))
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as e:
         said = " ".join(str(e).split())[:200]
         raise ValueError(f"{tensors} does not fit what {CONFIG} says ({type(e).__name__}: {said})") from None
-    expected = torch.tensor(about["sample"])
     if scores.shape != expected.shape or not torch.allclose(scores, expected, rtol=0.01, atol=0.01 * float(expected.abs().max())):
         raise ValueError(f"{page}: the network gives other scores than when it was saved, by torch {about.get('torch')}; its code has changed since")
     net.config = about

@@ -117,7 +117,7 @@ def plan_rows(
     say: Callable[[str], None],
 ) -> dict:  # plain data: the rows to train, those left out and why, epochs, forecasts
     "What is trained, decided before it is: by the time that each row will take to answer, and to train. Found again if it was planned before."
-    asked = asdict(question) | dict(base=base.record["digest"])
+    asked = asdict(question) | dict(base=base.record["digest"], machine={k: hardware(question.setting.device)[k] for k in ("cpu", "gpu", "cores")})
     path = out / f"plan-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]}.json"
     if found := _found_plan(path):
         return found

@@ -54,10 +54,18 @@ def choose_notebooks(
     return [p for n, p in found.items() if n in chosen or not chosen]
 
 # %% ../../nbs/lib/lab/reproduce.ipynb #429c576a
-def _finished(path: Path, parameters: dict) -> bool:
-    "Whether a notebook was executed with these parameters to its end."
+def _code(path: Path) -> list[str]:
+    "What a notebook runs, without the parameters that it was given."
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(c["source"]) for c in cells if c["cell_type"] == "code" and "injected-parameters" not in c["metadata"].get("tags", ())]
+
+
+def _finished(path: Path, notebook: Path, parameters: dict) -> bool:
+    "Whether a notebook, as it is by now, was executed with these parameters to its end."
     try:
         ran = json.loads(path.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        if _code(path) != _code(notebook):
+            return False
     except (OSError, ValueError, KeyError):
         return False
     return ran.get("parameters") == parameters and not ran.get("exception") and bool(ran.get("end_time"))
@@ -69,14 +77,14 @@ def run_notebook(
     parameters: dict,  # those that the notebook does not have are left out
     progress: bool = False,  # a bar over the cells
 ) -> Outcome:
-    "Execute a notebook with papermill, unless it is finished with these parameters. Raises `ImportError` without the extra `notebooks`."
+    "Execute a notebook with papermill, unless it is finished with these parameters and this code. Raises `ImportError` without the extra `notebooks`."
     check_installed("running a notebook", NOTEBOOK_NEEDS, "notebooks")
     import papermill
 
     notebook, out, start = Path(notebook), Path(out), time.monotonic()
     known = papermill.inspect_notebook(str(notebook))
     given = {k: v for k, v in parameters.items() if k in known}
-    if _finished(out, given):
+    if _finished(out, notebook, given):
         return Outcome(notebook.stem, "skipped")
     out.parent.mkdir(parents=True, exist_ok=True)
     part, failed = out.with_name(f"{out.stem}.part.ipynb"), out.with_name(f"{out.stem}.failed.ipynb")

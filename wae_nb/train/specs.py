@@ -70,6 +70,8 @@ class RunSpec:
         check_image_size(self.image_size)
         check_keep(self.keep)
         as_floats(self)  # 1 and 1.0 are the same run
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed!r}: use a whole number from 0 to 2⁶³ − 1")
         if not self.width > 0:
             raise ValueError(f"width={self.width!r}: use a number above 0, for instance 1 or 0.25")
         check_head(self.head)
