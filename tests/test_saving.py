@@ -142,6 +142,7 @@ def other_tensors(folder):
     edit(sha256=page["sha256"])(folder)
 
 
+VGG = dict(method="plain", backbone="vgg11")
 WRONG = {  # what is done to a folder → what is said, the file's name first
     "gone": (shutil.rmtree, "net is not there"),
     "no page": (lambda f: (f / CONFIG).unlink(), "config.json is not there"),
@@ -161,7 +162,12 @@ WRONG = {  # what is done to a folder → what is said, the file's name first
     "one from a hub": (arguments(backbone="timm:hf-hub:some/one"), "config.json: backbone='timm:hf-hub:some/one' is unknown to timm"),
     "weights from elsewhere": (arguments(weights="/etc/passwd"), "config.json: weights='/etc/passwd': its tensors are beside it"),
     "an argument too many": (arguments(colour="red"), "config.json: build() got an unexpected keyword argument 'colour'"),
-    "a word for a number": (arguments(num_classes="three"), "config.json: "),
+    "a word for a number": (edit(classes=[], arguments=dict(VGG, image_size=64, num_classes="three")), "config.json is not the page"),
+    "a name too few": (edit(classes=["a", "b"]), "config.json is not the page of a saved network (ValueError: 2 names of 3 classes)"),
+    "no size": (edit(arguments=dict(VGG, num_classes=3)), "config.json is not the page of a saved network (KeyError: 'image_size')"),
+    "no number of classes": (edit(arguments=dict(VGG, image_size=64), classes=[]), "config.json is not the page of a saved network (KeyError: 'num_classes')"),
+    "a sample of nothing": (edit(sample=[[None] * 3]), "model.safetensors does not fit what config.json says"),
+    "a sample that is no number": (edit(sample=[[float("nan")] * 3]), "config.json: the network gives other scores than when it was saved"),
 }
 
 

@@ -146,9 +146,9 @@ def read_page(
     there(page)
     try:
         about = json.loads(page.read_text(encoding="utf-8"))
-        known = about["package"] == "wae_nb" and {"image_size", "num_classes"} <= dict(about["arguments"]).keys() and isinstance(about["made_by"], str)
-        if (classes := about.get("classes")) and len(classes) != about["arguments"]["num_classes"]:
-            raise ValueError(f"{len(classes)} names of {about['arguments']['num_classes']} classes")
+        known = about["package"] == "wae_nb" and isinstance(of := about["arguments"], dict) and isinstance(about["made_by"], str)
+        if known and of["image_size"] and len(about.get("classes") or range(of["num_classes"])) != of["num_classes"]:
+            raise ValueError(f"{len(about['classes'])} names of {of['num_classes']} classes")
         form, said, size = about["format"], about["sha256"], about["images"]["size"]
     except (ValueError, KeyError, TypeError, OSError) as e:
         raise ValueError(f"{page} is not the page of a saved network ({type(e).__name__}: {e}); save it anew with `model.save`") from None
