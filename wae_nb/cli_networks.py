@@ -279,7 +279,8 @@ def _compare(images, out, as_json, **asked):
 
     Trains the rows that can pay, tests them on the test split, times them here, in turns, and says which is the cheapest within --points of the network,
     by its interval. The record, the table, the picture and the chosen network are in OUT. Goes on where it was cut off. What a file of weights was
-    trained on must be normalised as the backbone's published weights want it.
+    trained on must be normalised as the backbone's published weights want it, and not be among the test images: a folder without train/ and test/ is split
+    here. Of a run, or a network that was saved, that is checked.
 
     \b
     wae compare ~/flowers --model runs/plain-resnet50-… --hours 2
