@@ -12,7 +12,7 @@ from wae_nb.convert.folding import fold
 from wae_nb.deploy.engines import prepare
 from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import FAMILIES, backbone_names, family, features
-from wae_nb.method.classifier import build
+from wae_nb.method.classifier import DecomposedClassifier, build
 from wae_nb.method.slimming import slim
 
 NAMES = backbone_names()
@@ -223,3 +223,40 @@ def test_one_s_own_frozen_network_learns(method):
     own = torchvision.models.resnet18(num_classes=3).requires_grad_(False)
     net = build(method, own, 3, 64)
     assert all(p.requires_grad for p in net.low_net.parameters()) and not any(p.requires_grad for p in own.parameters())
+
+
+@pytest.mark.parametrize("method", ["plain", "wae"])
+def test_nothing_is_left_of_a_training_elsewhere(method):
+    """Without its weights, a network of one's own starts as if it had never been trained: batch statistics, scales and slopes, too."""
+    own = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.PReLU(8), nn.Conv2d(8, 8, 3, 2, 1), nn.GroupNorm(2, 8))
+    built = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for t in (*own.parameters(), *own.buffers()):
+                t.copy_(torch.rand_like(t.float()) + 0.5)
+        torch.manual_seed(2)
+        built.append(build(method, own, 3, 64))
+    first, second = (net.state_dict() for net in built)
+    assert first.keys() == second.keys() and all(torch.equal(v, second[k]) for k, v in first.items())
+    assert torch.equal(built[0].low_net.get_submodule("1").running_mean, torch.zeros(8))
+
+
+@pytest.mark.parametrize("method", ["wavelet", "linear-in", "linear-2"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 1), (7, 16)])
+def test_images_smaller_than_the_filters_fold(method, size):
+    """The wavelet goes round a small image more than once."""
+    torch.manual_seed(0)
+    made = build(method, "vgg11", 3, 64, 0.1)
+    d = made.decompose(torch.rand(1, 3, 8, 8))
+    nets = [nn.Conv2d(d.low.shape[1] + (d.high.shape[1] if made.joined else 0), 4, 1), None if made.joined else nn.Conv2d(d.high.shape[1], 4, 1)]
+    heads = [nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 3)) for c in (4, 8)]
+    net = DecomposedClassifier(made.decomposer, nets[0], heads[0], nets[1], None if made.joined else heads[1], joined=made.joined).eval()
+    x = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(fold(net)(x).s, net(x).s, atol=1e-5, rtol=1e-4)
+
+
+def test_bytes_are_no_pixels():
+    with pytest.raises(ValueError, match=r"\Aimage of torch.uint8: pixels are floating point[^\n]+\Z"):
+        build("half", "resnet18", 3, 64)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))

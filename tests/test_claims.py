@@ -56,6 +56,16 @@ def test_photographs_are_drawn_whole(seeds, photographs, patches):
     assert high - low > wide - narrow and gains(a, b).shape == (seeds, photographs)
 
 
+@pytest.mark.parametrize("won, lost, n", [(31, 17, 787), (3, 3, 50), (40, 18, 1000)])
+def test_a_draw_without_a_difference_is_none(won, lost, n):
+    """As many draws come out even as the multinomial has it, and each is a whole number of images."""
+    drawn = bootstrap(np.repeat([[1.0, -1.0, 0.0]], [won, lost, n - won - lost], axis=1))
+    k = np.arange(n // 2 + 1)
+    even = stats.multinomial(n, [won / n, lost / n, 1 - (won + lost) / n]).pmf(np.stack([k, k, n - 2 * k], -1)).sum()
+    assert abs((drawn == 0).sum() - 10_000 * even) < 4 * (10_000 * even * (1 - even)) ** 0.5 + 1
+    assert (drawn * n == pytest.approx((drawn * n).round(), abs=1e-6)) and not np.signbit(drawn[drawn == 0]).any()
+
+
 def test_what_is_needed_is_enough():
     """As many seeds or images as are asked for give an interval that ends at the threshold, on variances that are known."""
     rng = np.random.default_rng(0)

@@ -29,7 +29,7 @@ from wae_nb.lab.compare import Question, _recipe
 from wae_nb.lab.compare_folder import _rows_of, compare_folder
 from wae_nb.lab.forecast import fit_budget, hours_of
 from wae_nb.lab.networks import evaluate_network, network_at
-from wae_nb.lab.statistics import accuracy_difference, one_seed_difference, score_interval
+from wae_nb.lab.statistics import accuracy_difference, bootstrap, gains, p_of_difference, score_interval, told_apart
 from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import IMAGENET_MEAN, IMAGENET_STD, family, whole
 from wae_nb.method.weights import keep_weights
@@ -397,14 +397,18 @@ def test_few_images_say_little():
     for n, won, lost, level in some:
         right = np.array([[1, 0]] * won + [[0, 1]] * lost + [[1, 1]] * (n - won - lost))[rng.permutation(n)]
         a, b = (dict(seed=0, labels=[1] * n, answers=right[:, i].tolist()) for i in (0, 1))
-        d, low, high = (v / 100 for v in one_seed_difference(a, b, level))
+        d, low, high = (v / 100 for v in accuracy_difference([a], [b], level=level))
         assert d == pytest.approx((won - lost) / n) and -1 <= low <= d <= high <= 1
         z = stats.norm.ppf(0.5 + level / 2)
         for end, expected in ((low, z), (high, -z)):
             assert abs(end) == 1 or standard_errors(end, won, lost, n) == pytest.approx(expected, rel=2e-3)
+            assert abs(end) == 1 or p_of_difference([a], [b], 100 * end) == pytest.approx(1 - level, rel=1e-6)  # an interval is what no test refuses
     labels, answers = rng.integers(0, 2, (2, 5000))
     a, b = (dict(seed=0, labels=labels.tolist(), answers=x.tolist()) for x in (answers, labels))
-    assert one_seed_difference(a, b) == accuracy_difference([a], [b])
+    score = [100 * end for end in score_interval(*told_apart(a, b), 5000)]
+    assert accuracy_difference([a], [b])[1:] == tuple(100 * np.quantile(bootstrap(gains([a], [b])), [0.025, 0.975])) == pytest.approx(score, abs=0.05)
+    pieces = [dict(r, data=dict(name="demo-photos"), labels=[0] * 20 + [1] * 20, answers=[0] * 20 + [n] * 20) for r, n in ((a, 1), (b, 0))]
+    assert accuracy_difference(*[[r] for r in pieces])[1] <= 0 < p_of_difference(*[[r] for r in pieces])  # of two photographs nothing is told
 
 
 def test_what_is_not_a_comparison_s_is_kept(compared, drawn, tmp_path):

@@ -108,3 +108,11 @@ def test_operations_in_every_precision(dtype):
 def test_operations_that_cannot_be_counted(count):
     with pytest.raises(ValueError, match=r"\Aoperations cannot be counted: Sequential does not run on 1 image of 3 channels and 32×32 pixels: [^\n]+\Z"):
         count(nn.Sequential(nn.Conv2d(4, 8, 3)))
+
+
+def test_what_has_no_operations_or_no_details_is_said():
+    with pytest.raises(ValueError, match=r"\Amodel is a function: [^\n]+\Z"):
+        macs(test_wae_gradient)
+    image = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ValueError, match=r"\Ahigh=None: [^\n]+\Z"):
+        transform_loss(image, image, Decomposition(image, None))

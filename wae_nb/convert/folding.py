@@ -68,8 +68,15 @@ class PeriodicPad(nn.Module):
         h, w = x.shape[2:]
         x = torch.cat([x, *[x[:, :, h - 1 : h]] * below], 2)  # slices, which every engine knows
         x = torch.cat([x, *[x[:, :, :, w - 1 : w]] * beside], 3)
-        x = torch.cat([x[:, :, -n:], x, x[:, :, :n]], 2) if n else x
-        return torch.cat([x[:, :, :, -n:], x, x[:, :, :, :n]], 3) if n else x
+        above = _often(x, n, 2)
+        x = torch.cat([above[:, :, -n:], x, above[:, :, :n]], 2) if n else x
+        left = _often(x, n, 3)
+        return torch.cat([left[:, :, :, -n:], x, left[:, :, :, :n]], 3) if n else x
+
+
+def _often(x: Tensor, pixels: int, dim: int) -> Tensor:
+    "x again and again, until it has as many pixels."
+    return x if pixels <= x.shape[dim] else torch.cat([x] * -(-pixels // x.shape[dim]), dim)
 
 
 def _as_convolutions(decomposer: nn.Module) -> tuple[list[nn.Module], list[nn.Conv2d]] | None:

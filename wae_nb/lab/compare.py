@@ -20,7 +20,7 @@ from ..data.files import write_json
 from ..data.pack import Dataset
 from .cheaper import Cheaper, spec_of, touched, WHOLE_NETWORK
 from .forecast import Budget, fit_budget, hours_of, PAYS, time_prepared, times_ahead
-from .statistics import one_seed_difference, told_apart
+from .statistics import accuracy_difference, told_apart
 from .timing import prepared, Setting, working_memory
 from .tradeoff import calibration_images, evaluate_int8
 from ..measure.machine import hardware
@@ -155,7 +155,7 @@ def _measured(row: Cheaper, run: Run, base: Run, data: Dataset, times: dict, lev
         run=run.spec.name,
         tested=tested["name"],
         top1=tested["test"]["top1"],
-        difference=one_seed_difference(tested, base.record, level) if row != WHOLE_NETWORK else (0.0, 0.0, 0.0),
+        difference=accuracy_difference([tested], [base.record], level=level) if row != WHOLE_NETWORK else (0.0, 0.0, 0.0),
         apart=told_apart(tested, base.record),
         times=times,
         macs=sum(macs.values()) / sum(whole.values()),

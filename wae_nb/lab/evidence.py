@@ -22,7 +22,7 @@ from .costs import find_times, read_timing, table_batch
 from .paper import TABLES, Row
 from .profiles import PROFILES
 from .records import read_all, records
-from .statistics import IMAGE, bootstrap, drawn_from, gains, p_value
+from .statistics import IMAGE, accuracy_difference, drawn_from, gains, p_of_difference
 from .tables import quoted_timing
 from .timing import timed_rows
 from ..train.records import project_root
@@ -144,15 +144,13 @@ class Evidences:
         if not (seeds := sorted(found[0].keys() & found[1].keys())):
             return None
         a, b = ([rows[s] for s in seeds] for rows in found)
-        gain = gains(a, b)
-        drawn = bootstrap(gain, self.draws)
-        low, high = 100 * np.quantile(drawn, [0.025, 0.975])
+        gain, (d, low, high) = gains(a, b), accuracy_difference(a, b, self.draws)
         recipe, n, drawn_of = a[0]["recipe"], _plural(len(a[0]["labels"]), IMAGE), drawn_from(a[0])
         n += f" of {_plural(gain.shape[1], drawn_of)}" * (drawn_of != IMAGE)
         on = f"{c.data['name']}, {n}, {px} px, {c.backbone}, recipe {recipe!r}, {_plural(len(seeds), 'seed')}"
         names = tuple(f"{c.profile}/records/{r['name']}" for r in (*a, *b))
-        p = p_value(drawn, test.against / 100)
-        return Evidence(100 * gain.mean(), low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place)
+        p = p_of_difference(a, b, test.against, self.draws)
+        return Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place)
 
     @staticmethod
     def _answered(rows: list[dict], variance: str) -> dict[int, dict]:

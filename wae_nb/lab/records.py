@@ -28,7 +28,7 @@ def epochs(
         between = spec["prune"]["between"]
         seen += len(record["parts"]) * between["epochs"] * min(between.get("images", train), train) / train
     while spec:
-        seen += spec["stage_recipe"]["epochs"]
+        seen += spec.get("stage_recipe", {}).get("epochs", 0)  # nothing is known of a network that was given
         spec = spec.get("parent")
     return seen
 

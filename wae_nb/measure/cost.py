@@ -49,6 +49,8 @@ def macs(
     Raises a one-line `ValueError` for a model that does not run on such an image.
     """
     h, w = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: the operations of a `torch.nn.Module` are counted, before `prepare` gives it to an engine")
 
     def count(net, x):
         with FlopCounterMode(display=False) as counter:

@@ -22,7 +22,7 @@ from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
 from .saving import save
 from .slimming import PROBE, slim, without_first_halving
 from .wae import Decomposition, Encoder
-from .weights import Weights, start_from
+from .weights import Weights, forget, start_from
 
 # %% ../../nbs/lib/method/classifier.ipynb #8c0542b8
 class Scores(NamedTuple):
@@ -79,7 +79,9 @@ class DecomposedClassifier(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1]
     ) -> Decomposition:
-        "The sub-images of the image less its mean colour."
+        "The sub-images of the image less its mean colour. Raises `ValueError` for whole numbers."
+        if not x.dtype.is_floating_point:
+            raise ValueError(f"image of {x.dtype}: pixels are floating point numbers in [0, 1]; divide bytes by 255")
         return self.decomposer(x - self.mean)
 
     def classify(
@@ -108,7 +110,7 @@ class DecomposedClassifier(nn.Module):
         self,
         x: Tensor,  # image, (B, 3, H, W), pixels in [0, 1], of the size it was built for if the heads are VGG's
     ) -> Scores:
-        "The scores of an image. Raises `ValueError` for a size that the heads cannot take."
+        "The scores of an image. Raises `ValueError` for a size that the heads cannot take, and for whole numbers."
         if self.image_size and tuple(x.shape[-2:]) != (self.image_size, self.image_size):
             raise ValueError(f"image of {x.shape[-2]}×{x.shape[-1]} pixels: the fully connected heads were built for image_size={self.image_size}")
         return self.classify(self.decompose(x))
@@ -236,7 +238,7 @@ def build(
     sub_norm: bool = True,  # the BatchNorm on the sub-images
     init: str = "xavier",  # of the networks and heads, of `INITS`; an encoder always starts as the paper's
     head: str = "",  # "pooled" for a global average and one layer instead of VGG's; empty for the family's own
-    weights: Weights | None = None,  # of the whole network at full resolution, that the network on `low` starts from; None for `init`
+    weights: Weights | None = None,  # of the whole network at full resolution, that the network on `low` starts from; None for `init`, of a trained one, too
 ) -> DecomposedClassifier:
     """Any row of the paper's tables. Raises `ValueError` naming the argument that cannot work, `ImportError` for timm's networks without timm.
 
@@ -276,7 +278,7 @@ def build(
     head_fused = scores(c_low + c_high, 2048) if high_net else None
     for net in (low_net, high_net, head_low, head_fused):
         if net is not None:
-            init_(net, init)
+            init_(forget(net) if isinstance(backbone, nn.Module) else net, init)
     if weights is not None:
         start_from(low_net, head_low, backbone, weights)
     norm_high = norm(m.high_channels) if m.high_channels else None

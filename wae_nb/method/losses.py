@@ -40,7 +40,9 @@ def energy_loss(
     reduction: str = "sum",  # as in `reconstruction_loss`
     pixel_scale: float = 1.0,  # as in `reconstruction_loss`
 ) -> Tensor:  # ℓ_e, scalar
-    r"$\ell_e = \|I_H\|_2^2$ (Eq. 4). Raises `ValueError` for an unknown reduction."
+    r"$\ell_e = \|I_H\|_2^2$ (Eq. 4). Raises `ValueError` for an unknown reduction, and where there is no $I_H$."
+    if high is None:
+        raise ValueError("high=None: this decomposition has no I_H to hold down; use `reconstruction_loss` alone")
     return _squared_norm(high, reduction, pixel_scale)
 
 
@@ -52,7 +54,7 @@ def transform_loss(
     reduction: str = "sum",  # as in `reconstruction_loss`
     pixel_scale: float = 1.0,  # as in `reconstruction_loss`
 ) -> Tensor:  # L_t, scalar
-    r"""$\mathcal{L}_t = \ell_r + \lambda \ell_e$ (Eq. 5). Raises `ValueError` for an unknown reduction.
+    r"""$\mathcal{L}_t = \ell_r + \lambda \ell_e$ (Eq. 5). Raises `ValueError` for an unknown reduction, and where d has no $I_H$.
 
     Example:
 
