@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from wae_nb.lab.profiles import PROFILES
-from wae_nb.lab.records import fingerprint_of, records, to_frame
+from wae_nb.lab.records import epochs, fingerprint_of, records, to_frame
 from wae_nb.train.specs import STAGE_1, RunSpec
 
 
@@ -83,3 +83,10 @@ def test_a_changed_record_is_left_out_and_named(tmp_path, frame):
     (refusal,) = found.attrs["refused"]
     assert list(found["name"]) == [good] and str(path) in refusal and "was changed" in refusal
     assert np.isfinite(found["top1"]).all() or found["psnr"].notna().all()
+
+
+def test_nothing_is_said_of_how_a_given_network_was_trained():
+    """Its training is not ours: what is trained from it counts its own epochs alone."""
+    given = dict(given="0" * 64)
+    own = dict(stage_recipe=dict(epochs=3), parent=given)
+    assert [epochs(dict(decisive=d, data=dict(train=10))) for d in (given, own)] == [0, 3]
