@@ -9,12 +9,14 @@ It is safe to run again: what is there is checked and kept, what is missing is a
 """
 
 import argparse
+import filecmp
 import json
 import os
 import re
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +33,17 @@ def stop(message: str) -> None:
     sys.exit(f"cacd.py: {message}")
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder, through links to folders, too; of a folder that is reached twice, once."""
+    seen = set()
+    for at, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(at)) in seen:
+            folders.clear()
+        else:
+            seen.add(real)
+            yield from (Path(at, name) for name in files)
+
+
 def find(source: Path, target: Path) -> dict[str, list[Path]]:
     """The files of each identity, both sorted by name; those already placed in the target are not sources."""
     if not source.is_dir():
@@ -38,7 +51,7 @@ def find(source: Path, target: Path) -> dict[str, list[Path]]:
     people: dict[str, list[Path]] = {}
     seen: dict[str, Path] = {}
     other = 0
-    for p in sorted(source.rglob("*")):
+    for p in sorted(below(source)):
         if p.is_relative_to(target) or any(part.startswith(".") or part == "@eaDir" for part in p.relative_to(source).parts):  # thumbnails
             continue
         if m := NAME.match(p.name):
@@ -86,8 +99,8 @@ def split(files: list[Path], train: int, seed: int) -> tuple[list[Path], list[Pa
 
 
 def place(source: Path, target: Path) -> bool:
-    """Link or copy one file, whole or not at all; False if it is there already, of the same size."""
-    if target.exists() and target.stat().st_size == source.stat().st_size:
+    """Link or copy one file, whole or not at all; False if it is there already, the same."""
+    if target.exists() and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -136,7 +149,10 @@ def main(argv: list[str] | None = None) -> None:
     there = {p.relative_to(target).as_posix() for p in target.rglob("*") if NAME.match(p.name)} if target.is_dir() else set()
     if stray := sorted(there - plan.keys()):
         stop(f"{str(a.target)!r} already holds another selection or split (for instance {stray[0]}); remove it, or name another folder")
-    placed = sum(place(image, target / name) for name, image in tqdm(plan.items(), "placing", mininterval=1, leave=False))
+    try:
+        placed = sum(place(image, target / name) for name, image in tqdm(plan.items(), "placing", mininterval=1, leave=False))
+    except OSError as e:
+        stop(f"{str(a.target)!r} cannot be filled ({e.strerror}); make room, or name a folder that can be written to, and run it again: it goes on from there")
     facts = dict(identities=len(names), images=len(files), train=len(parts["train"]), test=len(parts["test"]), seed=a.seed, damaged=damaged)
     (target / "cacd.json").write_text(json.dumps(facts, indent=1) + "\n")
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wae_nb.data.folder import DataError, ImageFile
-from wae_nb.data.pack import Dataset, open_pack, pack
+from wae_nb.data.pack import Dataset, open_pack, pack, sources_key
 from wae_nb.data.progress import progress_bar
 from wae_nb.data.sets import pack_size
 
@@ -32,7 +32,9 @@ TRAIN, VAL, CLASSES = 1_281_167, 50_000, 1_000  # of ILSVRC2012
 TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 DEVKIT, TRUTH, META = "ILSVRC2012_devkit_t12", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 WNID = re.compile(r"n\d{8}")
+NUMBERED = re.compile(r"ILSVRC2012_val_\d{8}")
 PAPER_SIZE = 256
+SOURCE = "source.txt"  # in the pack: the key of the images that it was made of
 
 
 def stop(message: str) -> None:
@@ -43,18 +45,33 @@ def is_image(name: str) -> bool:
     return name.lower().endswith((".jpeg", ".jpg")) and not name.startswith(".")
 
 
+def listed(folder: Path) -> list[str]:
+    """What is in a folder, but for hidden files."""
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+
+
 def images(folder: Path) -> list[str]:
     """Names of the images in a folder."""
-    return sorted(p.name for p in folder.iterdir() if is_image(p.name))
+    return list(filter(is_image, listed(folder)))
 
 
 def class_folders(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if WNID.fullmatch(p.name) and p.is_dir())
+    return [name for name in listed(folder) if WNID.fullmatch(name) and (folder / name).is_dir()]
 
 
 def from_folders(folder: Path, split: str) -> list[ImageFile]:
-    wnids = progress_bar(class_folders(folder), desc=f"listing {folder.name}")
-    return [ImageFile(folder / w / name, f"{folder.name}/{w}/{name}", w, split) for w in wnids for name in images(folder / w)]
+    """The images of the class folders; what else lies there is counted aloud."""
+    wnids, found, other = class_folders(folder), [], []
+    other += [f"{folder.name}/{name}" for name in sorted({*listed(folder)} - {*wnids})]
+    for w in progress_bar(wnids, desc=f"listing {folder.name}"):
+        for name in listed(folder / w):
+            if is_image(name):
+                found.append(ImageFile(folder / w / name, f"{folder.name}/{w}/{name}", w, split))
+            else:
+                other.append(f"{folder.name}/{w}/{name}")
+    if other:
+        print(f"left out {len(other):,} files and folders that are no .JPEG of a class, the first is {other[0]}")
+    return found
 
 
 def members(archive: str, size: int, **opened) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -184,9 +201,25 @@ def by_name(where: str, lines: list[list[str]], val: list[ImageFile]) -> dict[st
     return truth
 
 
+def in_order(where: str, val: list[ImageFile]) -> list[str]:
+    """Names without ending, in the order of the lines. Refuses names whose order could be another: one image too many or too few would shift all labels."""
+    stems = [Path(s.name).stem for s in val]
+    if twice := next((a for a, b in zip(sorted(stems), sorted(stems)[1:]) if a == b), None):
+        stop(f"two val images are called {twice}, with different endings; keep one of them")
+    if (other := [s for s in stems if not NUMBERED.fullmatch(s)]) and len(other) < len(stems):
+        stop(f"{len(other):,} of {len(stems):,} val images are not named ILSVRC2012_val_<8 digits>, the first is {other[0]!r}; {where} goes by their order")
+    if sorted(stems) != sorted(stems, key=lambda s: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", s)]):
+        stop(f"the val images' numbers have different lengths, and {where} goes by the order of names; let it hold '<file name> <wnid>' a line")
+    return stems
+
+
 def by_order(where: str, classes: list[str], folders: list[Path], val: list[ImageFile]) -> dict[str, str]:
+    stems = in_order(where, val)
+    numbers = [int(s[-8:]) for s in stems if NUMBERED.fullmatch(s)]
+    if len(classes) == len(val) == VAL and numbers and numbers != list(range(1, VAL + 1)):
+        stop(f"the numbers of the val images are not 1 to {VAL:,}, so {where} is not of these; complete them")
     if len(classes) == len(val):
-        stems = [Path(s.name).stem for s in val]
+        pass
     elif len(classes) == VAL:  # the whole ground truth also serves a part of the images
         stems = [f"ILSVRC2012_val_{i:08d}" for i in range(1, VAL + 1)]
     else:
@@ -244,6 +277,8 @@ def open_same(target: Path, sources: list[ImageFile], size: int) -> Dataset:
         held = f"{len(data.files):,} images at {side}×{side}, not these {len(sources):,} at {size}×{size}"
         stop(f"{str(target)!r} holds another packing ({held}); remove it, or name another folder")
     print(f"{str(target)!r} is packed already; nothing to do")
+    if (key := target / SOURCE).exists() and key.read_text() != sources_key(sources, size):
+        print(f"some of the images have another place, size or time than when they were packed; to pack them anew, remove {str(target)!r}")
     return data
 
 
@@ -253,7 +288,9 @@ def make(target: Path, name: str, sources: list[ImageFile], size: int, workers: 
     print(f"{len(sources):,} images at {size}×{size}: {needed / 1e9:.1f} GB in {target}, {free / 1e9:.1f} GB free", flush=True)
     if (journal := target.with_name(f"{target.name}.part") / "journal.jsonl").exists():
         print(f"going on with {str(journal.parent)!r}, if it was made of these images", flush=True)
-    return pack(target, name, sources, size, workers)
+    data = pack(target, name, sources, size, workers)
+    (target / SOURCE).write_text(sources_key(sources, size))
+    return data
 
 
 def crop_of(size: int) -> int | None:
@@ -264,7 +301,7 @@ def crop_of(size: int) -> int | None:
 def report(data: Dataset, target: Path) -> None:
     d, size = data.describe(), data.images.shape[1]
     for name in data.skipped:
-        print(f"cannot be read, left out: {name}")
+        print(f"could not be read when it was packed, left out: {name}")
     print(f"{d['train'] + d['val']:,} train images ({d['val']:,} of them kept for validation), {d['test']:,} val images to test, {d['classes']:,} classes")
     print(f"SHA-256 {data.checksum}")
     if size == PAPER_SIZE:
@@ -295,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
         check_target(source, target)
         sources, whole = find(source, a.ground_truth, a.partial)
         there = (target / "meta.json").exists()
-        data = open_same(target, sources, a.size) if there else make(target, "imagenet" if whole else "part-of-imagenet", sources, a.size, a.workers)
+        data = open_same(target, sources, a.size) if there else make(target, "imagenet" if whole else target.name, sources, a.size, a.workers)
         if a.verify:
             open_pack(target, check=True)
             print(f"all {len(data.images):,} packed images match their checksums")

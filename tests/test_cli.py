@@ -111,6 +111,23 @@ def test_runs(trained):
     assert f"{100 * rows[trained['half'].name]['top1']:.2f} %" in said and "unfinished" in said and " dB" in said
 
 
+def test_a_copied_run_is_called_a_copy(trained, tmp_path):
+    shutil.copytree(trained["half"], tmp_path / "half-elsewhere")
+    (row,) = json.loads(wae("runs", tmp_path, "--json").stdout)
+    assert row["state"] == f"a copy of {trained['half'].name}" and row["top1"] is not None
+
+
+def test_interrupted(monkeypatch):
+    """Ctrl-C outside of the training loop: a line and the shell's code."""
+    monkeypatch.setattr("wae_nb.lab.folders.list_runs", interrupt)
+    done = wae("runs", ".")
+    assert done.exit_code == 130 and done.stderr == "Stopped; the same command goes on from what was saved.\n"
+
+
+def interrupt(*args):
+    raise KeyboardInterrupt
+
+
 def test_a_run_is_opened_by_its_folder(trained, tmp_path):
     """Wherever that lies."""
     moved = shutil.copytree(trained["half"], tmp_path / "elsewhere")
@@ -174,6 +191,9 @@ def test_reproduce(notebooks, tmp_path):
     assert f"small {out}/figures" in (out / "01_first.ipynb").read_text()
     again = wae("reproduce", "--profile", "small", "--only", "01")
     assert again.exit_code == 0 and again.stdout == "01_first skipped: it was finished before\n"
+    (out / "runs").mkdir()  # its runs are there, and its figures were removed
+    assert wae("reproduce", "--profile", "small", "--only", "01").stdout.startswith("01_first finished in ")
+    (out / "runs").rmdir()
     other = wae("reproduce", "--profile", "strong", "--only", "01", "--out", out)
     assert other.exit_code == 0 and other.stdout.startswith("01_first finished in ")
     notebooks.joinpath("02b_second.ipynb").write_text(notebooks.joinpath("01_first.ipynb").read_text())

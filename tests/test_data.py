@@ -88,6 +88,25 @@ def test_parts_refused(tmp_path):
         assert "\n" not in str(e.value)
 
 
+def test_folders_of_data_sets_are_no_classes(tmp_path):
+    """Two data sets beside each other, or parts within classes: parts would be mixed."""
+    make_parts(tmp_path / "flowers", train=3, test=3), make_parts(tmp_path / "flowers-small", train=3, test=3)
+    with pytest.raises(DataError, match=r"flowers/, flowers-small/ each hold parts \(train/, …\) and are no classes; .*, name one of them"):
+        find_images(tmp_path)
+    assert len(find_images(tmp_path / "flowers")) == 12
+
+
+def test_classes_of_one_image_are_counted(tmp_path):
+    for c in range(5):
+        (tmp_path / f"p{c}").mkdir()
+        for k in range(1 + c // 3):
+            Image.new("L", (9, 9), k).save(tmp_path / f"p{c}/{k}.png")
+    with pytest.raises(DataError, match=r"3 classes have one image \(the first is 'p0'\); give each at least two, or remove their folders"):
+        find_images(tmp_path)
+    with pytest.raises(DataError, match="image_size=0: use at least 1"):
+        load_data(tmp_path, 0, tmp_path / "cache")
+
+
 def test_a_class_may_be_called_as_a_part_is(tmp_path):
     (make_parts(tmp_path, bus=0) / "bus/ann").rename(tmp_path / "train")
     (tmp_path / "bus/bob").rename(tmp_path / "car")
@@ -316,6 +335,24 @@ def test_cacd_has_each_picture_once(tmp_path):
     shutil.copytree(tmp_path / "copy", source / "backup")
     with pytest.raises(SystemExit, match="0000.jpg is there twice, .*keep one of them"):
         cacd.main([str(source), str(tmp_path / "out")])
+
+
+def test_cacd_behind_links_and_after_damage(tmp_path, capsys):
+    """Images in a folder that is linked to are images; a placed copy that is not the source any more is placed again."""
+    source = make_cacd(tmp_path / "CACD")
+    (tmp_path / "elsewhere").mkdir()
+    for p in source.glob("*_F_*"):
+        p.rename(tmp_path / "elsewhere" / p.name)
+    (source / "linked").symlink_to(tmp_path / "elsewhere")
+    (source / "linked/round").symlink_to(source)
+    cacd.main([str(source), str(tmp_path / "out")])
+    assert "6 of 6 identities, 60 images" in capsys.readouterr().out
+    placed = sorted((tmp_path / "out").rglob("*.jpg"))[0]
+    whole = placed.read_bytes()
+    placed.unlink()
+    placed.write_bytes(bytes(len(whole)))
+    cacd.main([str(source), str(tmp_path / "out")])
+    assert "1 placed, the rest was there" in capsys.readouterr().out and placed.read_bytes() == whole
 
 
 def test_cacd_inside_its_source_by_another_path(tmp_path, monkeypatch):

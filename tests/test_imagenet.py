@@ -150,7 +150,7 @@ def test_all_forms_give_the_same_pack(tmp_path, monkeypatch, capsys):
 
 def test_mixed_forms_and_other_ground_truths(tmp_path):
     a = run(make_folders(tmp_path / "source"), tmp_path / "packed")
-    assert a.name == "part-of-imagenet"
+    assert a.name == "packed"
     archives, flat = make_archives(tmp_path / "archives"), make_flat(tmp_path / "flat")
     shutil.copy(archives / imagenet.TRAIN_TAR, tmp_path / "source")
     shutil.rmtree(tmp_path / "source/train")
@@ -248,7 +248,7 @@ def test_damaged_are_named(tmp_path, capsys):
     (source / bad).write_bytes(jpeg(0)[:200])
     a = run(source, tmp_path / "packed")
     said = capsys.readouterr().out
-    assert f"cannot be read, left out: {bad}\n" in said and "99 train images" in said
+    assert f"could not be read when it was packed, left out: {bad}\n" in said and "99 train images" in said
     assert a.skipped == (bad,) and (a.labels == -1).sum() == 1
     (source / f"train/{WNIDS[0]}/{WNIDS[0]}_1.JPEG").write_bytes(b"junk")
     assert "2 of 120 images are damaged" in refused(capsys, source, tmp_path / "other")
@@ -336,10 +336,40 @@ def test_ground_truth_refused(tmp_path, capsys, case, message):
     assert message in said and (case in ("no meta.mat", "nothing") or str(source) in said)
 
 
+@pytest.mark.parametrize("case", ["renamed", "twice", "short numbers"])
+def test_names_that_would_shift_the_labels(case, tmp_path, capsys):
+    """A ground truth by order, and one image too many beside one too few: the counts fit."""
+    val = make_flat(tmp_path / "source") / "val"
+    if case == "renamed":
+        (val / "ILSVRC2012_val_00000020.JPEG").rename(val / "ILSVRC2012_val_00000003 (1).JPEG")
+    elif case == "twice":
+        shutil.copy(val / "ILSVRC2012_val_00000003.JPEG", val / "ILSVRC2012_val_00000003.jpg")
+        (val / "ILSVRC2012_val_00000020.JPEG").unlink()
+    else:
+        for i, p in enumerate(sorted(val.iterdir()), 1):
+            p.rename(val / f"val_{i}.JPEG")
+    message = {"renamed": "the first is 'ILSVRC2012_val_00000003 (1)'", "twice": "two val images are called ILSVRC2012_val_00000003"}
+    assert message.get(case, "have different lengths") in refused(capsys, tmp_path / "source", tmp_path / "packed")
+
+
+def test_what_is_left_out_or_has_changed_is_said(tmp_path, capsys):
+    source = make_folders(tmp_path / "source")
+    (source / "train/notes.txt").write_text("")
+    images = sorted((source / "train" / WNIDS[0]).iterdir())
+    images[0].rename(images[0].with_suffix(".png"))
+    run(source, tmp_path / "packed")
+    assert "left out 2 files and folders that are no .JPEG of a class, the first is train/notes.txt\n" in capsys.readouterr().out
+    run(source, tmp_path / "packed")
+    assert "another place, size or time" not in capsys.readouterr().out
+    images[1].write_bytes(jpeg(99))
+    run(source, tmp_path / "packed")
+    assert "another place, size or time than when they were packed" in capsys.readouterr().out
+
+
 def test_no_room(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda p: namedtuple("usage", "total used free")(10**5, 0, 10**5))
     said = refused(capsys, source, tmp_path / "packed")
-    assert "packing part-of-imagenet needs 0.0 GB" in said and "make room, or name another folder" in said
+    assert "packing packed needs 0.2 MB" in said and "make room, or name another folder" in said
 
 
 def test_sources_and_targets_refused(source, tmp_path, capsys):
@@ -378,7 +408,7 @@ def test_real_images(tmp_path, capsys):
     assert (len(train), len(val), len(a.files), len(a.classes)) == (3725, 200, 3925, 10)
     assert f"{3725 - 18:,} train images" in said and "198 val images to test, 10 classes" in said
     assert sorted(Path(n).name for n in a.skipped) == sorted(p.name for p in damaged)
-    assert said.count("cannot be read, left out: ") == 20 and all(f"/{p.name}\n" in said for p in damaged)
+    assert said.count("could not be read when it was packed, left out: ") == 20 and all(f"/{p.name}\n" in said for p in damaged)
 
 
 FLAT_MEMORY = """

@@ -167,14 +167,15 @@ def _prune(network, images, way, keep, epochs, crops, noise, device, precision, 
 @main.command("eval")
 @click.argument("network", metavar="NETWORK")
 @click.argument("images", metavar="DIR")
-@click.option("--split", default="test", show_default=True, help="test, val or train.")
+@click.option("--split", default="test", show_default=True, help="test, val, train or all of them.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--cache", default="runs/data", show_default=True, help="The folder in which images are packed.")
 @json_option
 def _eval(network, images, split, device, cache, as_json):
     """How often a trained network is right on a folder of images.
 
-    NETWORK is a run's folder, or one that was saved. The classes of the images must be those that it was trained on.
+    NETWORK is a run's folder, or one that was saved. The classes of the images must be those that it was trained on. Without a folder test/ in DIR, the test
+    images are a fifth of each class; --split all takes every image.
 
     \b
     wae eval runs/wae-resnet50-… ~/flowers
@@ -186,10 +187,9 @@ def _eval(network, images, split, device, cache, as_json):
     with quiet():
         net = network_at(network)
         value = evaluate_network(net, load_data(images, net.config["arguments"]["image_size"], cache), split, device, net.config.get("classes"))
-    low, high = value["interval"]
-    text = f"{100 * value['top1']:.2f} % of {value['images']:,} {split} images right, 95 % CI [{100 * low:.2f}, {100 * high:.2f}]"
+    said, ends = f"{100 * value['top1']:.2f} % of {value['images']:,} images right ({split} of {value['of']:,})", [100 * end for end in value["interval"]]
     rows = [{"class": name, "images": n, "right (%)": f"{100 * right / max(n, 1):.1f}"} for name, (right, n) in value["by_class"].items()]
-    show(value, f"{text}\n\n{table(rows)}", as_json)
+    show(value, f"{said}, 95 % CI [{ends[0]:.2f}, {ends[1]:.2f}]\n\n{table(rows)}", as_json)
 
 
 @main.command("predict")

@@ -41,6 +41,9 @@ class Commands(click.Group):
             raise Mistake(f"{e.format_message()} See {e.ctx.command_path if e.ctx else 'wae'} --help") from e
         except (ValueError, ImportError, OSError) as e:
             raise Mistake(_said(e)) from e
+        except KeyboardInterrupt:
+            click.echo("Stopped; the same command goes on from what was saved.", err=True)
+            raise SystemExit(130) from None
         except RuntimeError as e:
             if type(e).__module__.startswith(f"{__package__}.") or type(e).__name__ == "OutOfMemoryError":  # else a defect, or click's own
                 raise Failure(_said(e)) from e

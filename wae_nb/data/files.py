@@ -24,13 +24,15 @@ def lock(
     waiting: str,  # printed while another process holds it
 ):
     "Held by one process at a time; others wait."
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=1)
     except Timeout:
         print(waiting)
         held.acquire()
+    except OSError as e:
+        raise cannot_write(path.parent, e) from None
     try:
         yield
     finally:

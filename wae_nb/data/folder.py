@@ -65,6 +65,11 @@ def _loose(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if p.is_file() and not _hidden(p.name) and p.suffix.lower() in _known()]
 
 
+def _parts_in(folder: Path) -> set[str]:
+    "Which parts of a data set the folders in a folder are called after."
+    return {part for f in _folders(folder) for part, names in PARTS.items() if f.name.lower() in names}
+
+
 def _parts(root: Path) -> list[tuple[str, Path]]:
     "The parts of a data set and their folders; one without a name where its folders are classes."
     found = {}
@@ -120,6 +125,9 @@ def find_images(
     if len(folders) == 2 and (about := next((f.name for f in folders if f.name.lower() in NO_CLASSES), None)):
         other = next(f.name for f in folders if f.name != about)
         raise DataError(f"data_root={str(root)!r} holds {other}/ and {about}/, which are no two classes; sort the images of {other}/ into a folder a class")
+    if len(sets := [f.name for f in folders if {"train"} < _parts_in(f)]) > 1 or len(sets) == len(folders) > 0:
+        raise DataError(f"data_root={str(root)!r}: {', '.join(f'{name}/' for name in sets[:3])} each hold parts (train/, …) and are no classes; "
+                        "if they are data sets, name one of them; if they are classes, put train/ and test/ above them")  # fmt: skip
     parts, others = _parts(root), Counter()
     classes = {(split, c): _images(c, others) for split, part in parts for c in _folders(part)}
     found = [ImageFile(p, p.relative_to(root).as_posix(), c.name, split) for (split, c), images in classes.items() for p in images]
@@ -157,6 +165,6 @@ def check_classes(
             others = f"{len(missing)} classes have" if len(missing) > 1 else f"class {missing[0]!r} has"
             first = f" (the first is {missing[0]!r})" if len(missing) > 1 else ""
             raise DataError(f"data_root={str(root)!r}: {others} no {split} images{first}; give all parts the same class folders")
-    for c, by in counts.items():
-        if by.get("train", by.get("")) < 2:
-            raise DataError(f"data_root={str(root)!r}: class {c!r} has one image; give it at least two, or remove its folder")
+    if few := [c for c, by in counts.items() if by.get("train", by.get("")) < 2]:
+        said = f"class {few[0]!r} has one image; give it" if len(few) == 1 else f"{len(few)} classes have one image (the first is {few[0]!r}); give each"
+        raise DataError(f"data_root={str(root)!r}: {said} at least two, or remove {'its folder' if len(few) == 1 else 'their folders'}")

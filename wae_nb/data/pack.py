@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import WhiteLevels, read_image
-from .files import lock
+from .files import cannot_write, lock
 from .folder import DataError, ImageFile, check_classes, printable
 from .progress import progress_bar
 
@@ -153,8 +153,7 @@ def open_pack(
 
 
 def _check_sums(data: Dataset, again: str, quiet: bool) -> None:
-    bar = progress_bar(data.sums, desc=f"checking {data.name}", disable=quiet)
-    for b, expected in enumerate(bar):
+    for b, expected in enumerate(progress_bar(data.sums, desc=f"checking {data.name}", disable=quiet)):
         at = range(b * BLOCK, min((b + 1) * BLOCK, len(data.images)))
         if zlib.crc32(data.read(at)) != expected:
             raise DataError(f"{data.images.filename} does not match its checksum in images {at.start} to {at.stop - 1}; {again}")
@@ -168,12 +167,15 @@ def made_once(
     if not (folder / "meta.json").exists():
         with lock(folder.with_name(f".{folder.name}.lock"), f"{folder.name} is being packed by another process; waiting for it"):
             if not (folder / "meta.json").exists():
-                part = folder.with_name(f"{folder.name}.part")
-                part.mkdir(parents=True, exist_ok=True)
+                (part := folder.with_name(f"{folder.name}.part")).mkdir(parents=True, exist_ok=True)
                 try:
                     make(part)
                 except DataError:
                     shutil.rmtree(part)
+                    raise
+                except OSError as e:
+                    if e.strerror == os.strerror(errno.ENOSPC):
+                        raise cannot_write(part, e) from None
                     raise
                 if folder.is_dir():
                     folder.rmdir()  # an empty one, which not every system replaces
@@ -212,10 +214,9 @@ def check_room(
     what: str,  # to be packed
 ) -> None:
     "Raise `OSError` where the disk has less room than a packing needs."
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        where = f"{str(folder.parent)!r}, where {free / 1e9:.1f} GB are free"
-        raise OSError(errno.ENOSPC, f"packing {what} needs {needed / 1e9:.1f} GB in {where}; make room, or name another folder")
+    if (free := shutil.disk_usage(folder).free) < needed:
+        needs, has = (f"{n / 1e9:.1f} GB" if needed >= 1e9 else f"{n / 1e6:.1f} MB" for n in (needed, free))
+        raise OSError(errno.ENOSPC, f"packing {what} needs {needs} in {str(folder.parent)!r}, where {has} are free; make room, or name another folder")
 
 
 def pack(

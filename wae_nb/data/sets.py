@@ -105,6 +105,8 @@ def load_data(
     ...     data.classes, data.images.shape, len(data.indices("train"))
     (('face00', 'face01'), (16, 37, 37, 3), 10)
     """
+    if image_size < 1:
+        raise DataError(f"image_size={image_size!r}: use at least 1 pixel")
     size, cache = pack_size(image_size), Path(cache_dir).expanduser()
     if not data_root:
         if demo not in EMBEDDED:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data.files import write_json, write_whole
+from ..data.files import cannot_write, write_json, write_whole
 from ..data.sets import fewer, load_data
 from .paper import TABLES
 from .parameters import check_parameters, numbers
@@ -94,6 +94,10 @@ class Experiment:
         self.size = replace(size, image_size=image_size or usual)
         self.runs_dir = Path(runs_dir or project_root() / "runs").expanduser()
         self.figures_dir = Path(figures_dir or project_root() / "figures").expanduser() / profile
+        try:
+            self.figures_dir.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before anything is trained
+        except OSError as e:
+            raise cannot_write(self.figures_dir, e) from None
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)
         self.data = load_data(data_root, self.size.image_size, self.runs_dir / "data", kind, self.size.demo_shape)
         self.data = fewer(self.data, per_class) if per_class else self.data

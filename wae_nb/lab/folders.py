@@ -64,7 +64,10 @@ def is_saved(
 def list_runs(
     runs_dir: str | Path,  # with a folder a run
 ) -> list[dict]:  # plain data, by name
-    "Runs: name, state (finished, unfinished, refused; saved of a saved network), top1, psnr, epochs, minutes, or None. Raises a one-line `ValueError`."
+    """Runs: name, state (finished, unfinished, refused, a copy of another; saved of a saved network), top1, psnr, epochs, minutes, or None.
+
+    Raises a one-line `ValueError`.
+    """
     root = Path(runs_dir).expanduser()
     if not root.is_dir():
         raise ValueError(f"runs_dir={str(runs_dir)!r} is not a folder; name the one that runs are kept in, usually runs/ in the checkout")
@@ -74,6 +77,7 @@ def list_runs(
         try:
             record = read_run(config.parent)
             row |= {k: record["test"][k] for k in ("top1", "psnr") if k in record["test"]} | dict(epochs=record["epochs"], minutes=record["seconds"] / 60)
+            row["state"] = "finished" if record["name"] == row["name"] else f"a copy of {record['name']}"
         except RecordError:
             row["state"] = "refused" if (config.parent / "record.json").exists() else "saved" if is_saved(config.parent) else "unfinished"
         out.append(row)

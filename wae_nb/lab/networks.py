@@ -8,14 +8,16 @@ __all__ = ['network_at', 'network_and_images', 'standard_network', 'evaluate_net
 # %% ../../nbs/lib/lab/networks.ipynb #2f9f4eea
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..data.batches import crop
 from ..data.decode import read_image
 from ..data.folder import DataError
-from ..data.pack import Dataset
+from ..data.pack import SPLITS, Dataset
 from ..data.sets import pack_size
 from ..deploy.engines import Prepared
 from ..deploy.loading import load
@@ -73,16 +75,18 @@ def standard_network(
 def evaluate_network(
     net: DecomposedClassifier,
     data: Dataset,  # packed for its size
-    split: str = "test",  # "train", "val" or "test"
+    split: str = "test",  # "train", "val", "test" or "all"
     device: str = "auto",  # "auto", "cpu" or "cuda"
     classes: Sequence[str] | None = None,  # that it was trained on, in order; None where they are not known
-) -> dict:  # plain data: "top1", its 95 % "interval", "images", "by_class": name → right ones and all
+) -> dict:  # plain data: "top1", its 95 % "interval", "images", "of" how many in all, "by_class": name → right ones and all
     "How often a network is right. Raises a one-line `ValueError` for other classes, or a split without images."
     from scipy.stats import binomtest
 
     about = net.config["arguments"]
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"split={split!r} is unknown; use train, val or test")
+    if split not in ("train", "val", "test", "all"):
+        raise ValueError(f"split={split!r} is unknown; use train, val, test or all")
+    if split == "all":
+        data, split = replace(data, split=np.where(data.split < 0, -1, SPLITS.index("test"))), "test"
     if len(data.classes) != about["num_classes"] or classes and list(classes) != list(data.classes):
         known = ", ".join((classes or [])[:8]) or f"{about['num_classes']} classes"
         raise ValueError(f"the network was trained on {known}, and {data.name!r} has {len(data.classes)} classes: {', '.join(data.classes[:8])}")
@@ -96,7 +100,7 @@ def evaluate_network(
     right, labels = each["answer"] == each["label"], each["label"]
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, "wilson")
     by_class = {name: (int(right[labels == i].sum()), int((labels == i).sum())) for i, name in enumerate(data.classes)}
-    return dict(top1=test["top1"], interval=(interval.low, interval.high), images=len(right), by_class=by_class)
+    return dict(top1=test["top1"], interval=(interval.low, interval.high), images=len(right), of=data.describe()["images"], by_class=by_class)
 
 
 def predict_files(

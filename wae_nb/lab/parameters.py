@@ -79,6 +79,13 @@ def from_text(
     return _checked(name, value, annotation, None)
 
 
+def _literal(name: str, value: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:  # what papermill writes of nan and of infinity is no literal
+        raise ValueError(f"{name}={ast.unparse(value)}: use plain numbers or text") from None
+
+
 def check_parameters(
     cells: list[str],  # what the notebook has run so far: IPython's `In`
     namespace: dict | None = None,  # the notebook's `globals()`: its values count, and without a history (`nbdev_test` keeps none) its annotations
@@ -93,7 +100,7 @@ def check_parameters(
             continue
         declared |= {n.target.id: (ast.unparse(n.annotation), ast.literal_eval(n.value)) for n in body if isinstance(n, ast.AnnAssign)}
         if cell.startswith("# Parameters\n"):  # papermill's cell
-            given |= {t.id: ast.literal_eval(n.value) for n in body if isinstance(n, ast.Assign) for t in n.targets}
+            given |= {t.id: _literal(t.id, n.value) for n in body if isinstance(n, ast.Assign) for t in n.targets}
     if not declared:
         declared = {name: (getattr(a, "__name__", str(a)), namespace[name]) for name, a in namespace.get("__annotations__", {}).items()}
     given |= {name: namespace[name] for name in declared.keys() & namespace.keys()}

@@ -116,7 +116,8 @@ def records(
     for name, checksums in frame.groupby("data")["checksum"].unique().items():
         if len(checksums) > 1:
             told = ", ".join(f"{c[:12]}…" for c in sorted(checksums))
-            refused.append(f"records/ holds two data sets called {name!r} ({told}); rename the folder of one and run it again, or remove its records")
+            todo = "remove the records of one; to have both, rename its folder, and run it again with another runs_dir"
+            refused.append(f"records/ holds two data sets called {name!r} ({told}); {todo}")
             frame = frame[frame["data"] != name]
     frame.attrs["refused"] = refused
     return frame.reset_index(drop=True)

@@ -68,7 +68,9 @@ def _finished(path: Path, notebook: Path, parameters: dict) -> bool:
             return False
     except (OSError, ValueError, KeyError):
         return False
-    return ran.get("parameters") == parameters and not ran.get("exception") and bool(ran.get("end_time"))
+    figures, runs = (Path(parameters.get(k, ".")).is_dir() for k in ("figures_dir", "runs_dir"))
+    kept = figures or not runs  # else its results are gone, and its runs are not
+    return kept and ran.get("parameters") == parameters and not ran.get("exception") and bool(ran.get("end_time"))
 
 
 def run_notebook(

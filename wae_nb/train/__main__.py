@@ -132,6 +132,9 @@ def main(
     except (ValueError, OSError, RuntimeError, ImportError) as e:
         print(f"{type(e).__name__}: {str(e).strip().partition(chr(10))[0]}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from what was saved", file=sys.stderr, flush=True)
+        return 130
     test, state = ", ".join(f"{k} {v:.4g}" for k, v in run.record["test"].items()), PartialState()
     if state.is_main_process:  # a line a job
         print(f"{'trained' if run.trained else 'found'} {run.folder}: best epoch {run.record['best_epoch']} of {run.record['epochs']}; tested: {test}")

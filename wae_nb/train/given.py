@@ -8,6 +8,7 @@ __all__ = ['given_network', 'check_standard', 'check_white', 'check_unseen', 'gi
 # %% ../../nbs/lib/train/given.ipynb #394d1471
 import copy
 import hashlib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 
 from ..data.files import write_json
-from ..data.pack import Dataset
+from ..data.pack import CHECK_BELOW, Dataset
 from ..method.backbones import family, IMAGENET_MEAN, IMAGENET_STD, whole
 from ..method.classifier import build, DecomposedClassifier
 from ..method.weights import as_linear, read_weights, Weights
@@ -107,7 +108,7 @@ def check_unseen(
 ) -> None:
     """Raise a one-line `ValueError` where images of a split are among those that a network learned from or was chosen by, or their classes are not known.
 
-    A folder that has changed since the training is split anew; an image is the same if its class, its file's name and its pixels are.
+    A folder that has changed since the training is split anew; an image is the same if its pixels are, and, in a large pack, its class and its file's name.
     """
     about, seen = net.config or {}, getattr(net, "seen", None)
     if split == "train" or (about.get("fingerprint") or {}).get("data") in (None, data.checksum):
@@ -118,12 +119,14 @@ def check_unseen(
     if seen is None:
         print(f"{data.name}: not the images of the network's training as they were; whether it has seen some of these is not known")
         return
-    known = {}
+    at, named, known = data.indices(split), seen.images.nbytes >= CHECK_BELOW, {}  # a large pack is not read whole
+
+    def key(d, i):
+        return (d.classes[d.labels[i]], Path(d.files[i]).name) if named else zlib.crc32(d.read([i]))
+
     for i in np.concatenate([seen.indices("train"), seen.indices("val") if split == "test" else []]).astype(int):
-        known.setdefault((seen.classes[seen.labels[i]], Path(seen.files[i]).name), []).append(i)
-    at = data.indices(split)
-    alike = ((i, known.get((data.classes[data.labels[i]], Path(data.files[i]).name), [])) for i in at)
-    if n := sum(any(np.array_equal(seen.images[j], data.images[i]) for j in each) for i, each in alike):
+        known.setdefault(key(seen, i), []).append(i)
+    if n := sum(any(np.array_equal(seen.read([j]), data.read([i])) for j in known.get(key(data, i), ())) for i in at):
         raise ValueError(f"{n} of the {len(at)} {split} images of {data.name!r} were trained on, or the epoch was chosen by them: the images have changed "
                          "since the network's training, and were split anew; sort them into train/ and test/, with what it has not seen in test/")  # fmt: skip
 

@@ -8,7 +8,6 @@ __all__ = ['Run', 'network_of', 'finished_run', 'get_or_train', 'check_start', '
 # %% ../../nbs/lib/train/runs.ipynb #ca0c65e3
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,7 +32,7 @@ from ..method.weights import kept_weights, take_weight
 from ..prune.pruners import STRUCTURES, check_prunable
 from ..prune.structures import thinet
 from ..prune.surgery import fit_shapes, layer_widths
-from .checkpoints import file_digest, from_first, save_weights, write_metrics
+from .checkpoints import clear_training, file_digest, from_first, save_weights, write_metrics
 from .engine import Engine
 from .evaluation import evaluate
 from .loop import fit
@@ -184,6 +183,7 @@ def get_or_train(
     check_data(spec, data)
     runs_dir = Path(runs_dir or project_root() / "runs")
     if found := finished_run(spec, runs_dir):
+        clear_training(found.folder)
         return found
     engine = engine or Engine()
     of = spec.base if spec.pruned else spec.method
@@ -295,5 +295,4 @@ def finish_run(spec, task, data, folder, result, test, each, code, engine, parts
     if parts is not None:
         record |= dict(parts=parts, widths=layer_widths(net))
     write_json(folder / "record.json", record | dict(digest=digest(record)))
-    for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors"), *folder.glob("part*")]:
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    clear_training(folder)
