@@ -167,7 +167,7 @@ def notebooks(tmp_path, monkeypatch) -> Path:
     """Two small ones in place of the checkout's."""
     folder = tmp_path / "nbs"
     folder.mkdir()
-    parameters = "profile: str = 'small'  # which\nfigures_dir: str = ''  # where"
+    parameters = "profile: str = 'small'  # which\nfigures_dir: str = ''  # where\nruns_dir: str = ''  # where"
     sources = {"01_first": "print(profile, figures_dir)", "02b_second": "raise ValueError(\n    'profile is\\nwrong')", "lib": None}
     for name, source in sources.items():
         if source:

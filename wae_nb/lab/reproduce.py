@@ -68,8 +68,8 @@ def _finished(path: Path, notebook: Path, parameters: dict) -> bool:
             return False
     except (OSError, ValueError, KeyError):
         return False
-    figures, runs = (Path(parameters.get(k, ".")).is_dir() for k in ("figures_dir", "runs_dir"))
-    kept = figures or not runs  # else its results are gone, and its runs are not
+    there = [Path(parameters[k]).is_dir() for k in ("figures_dir", "runs_dir") if k in parameters]
+    kept = there != [False, True]  # the results were removed, and the runs were not
     return kept and ran.get("parameters") == parameters and not ran.get("exception") and bool(ran.get("end_time"))
 
 
