@@ -16,12 +16,14 @@ from PIL import Image
 
 import wae_nb
 from wae_nb.convert import targets
+from wae_nb.convert.readers import NARROW
 from wae_nb.convert.targets import TARGETS, export
 from wae_nb.data.batches import crop
 from wae_nb.data.decode import read_image
 from wae_nb.data.sets import pack_size
 from wae_nb.deploy.engines import ENGINES
 from wae_nb.method.classifier import build
+from wae_nb.method.saving import preparation
 
 CLASSES = ["tench", "English springer", "cassette player", "chain saw", "Kirche", "Waldhorn", "gas\u00a0pump", "Müllwagen", "golf ball", "parachute"]
 
@@ -69,9 +71,9 @@ def test_scores_are_pytorch_s(tmp_path, to, method):
     net, side = network(method), 256 if method == "linear-2" else 128
     before = {k: v.clone() for k, v in net.state_dict().items()}
     done = export(net, tmp_path / f"net{TARGETS[to].ending}", to, images(3, side, side), CLASSES)
-    assert done.any_size and done.same_answers == 1 and done.latency_ms > 0
+    assert done.any_size == (TARGETS[to].guards or method == "wae") and done.same_answers == 1 and done.latency_ms > 0
     run = TARGETS[to].read(done.files[0])
-    away = furthest(net, run, [images(n, *size) for n in range(1, 9) for size in ((side, side), (side + 32, side + 64))])
+    away = furthest(net, run, [images(n, *size) for n in range(1, 9) for size in ((side, side), (side + 32, side + 64))[: 1 + done.any_size]])
     assert away <= 1e-4 and done.difference <= 1e-4
     assert sorted(tmp_path.iterdir()) == sorted(done.files) and done.megabytes == sum(f.stat().st_size for f in done.files) / 1e6
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
@@ -146,7 +148,7 @@ def test_ncnn_says_what_it_does_not_know(tmp_path):
 
 def metadata(to: str, path) -> dict[str, str]:
     """As the target's own reader gives it."""
-    keys = ("classes", "preprocessing")
+    keys = ("classes", "preprocessing", "answers", "runtime")
     if to == "onnx":
         import onnx
 
@@ -172,7 +174,70 @@ def test_the_file_says_what_it_takes(tmp_path, to):
     assert found["classes"] == CLASSES
     steps = found["preprocessing"]
     assert (steps["colour"], steps["resize"], steps["crop"], steps["scale"]) == ("RGB", [73, 73], [64, 64], 1 / 255)
-    assert ("multiples of 32" in steps["sizes"]) == done.any_size
+    assert ("multiples of 32" in steps["sizes"]) == done.any_size and steps["crop_at"] == [4, 4]
+    assert ("any number of images" in steps["sizes"], steps["layout"]) == ((False, "CHW") if to == "ncnn" else (True, "NCHW"))
+    assert found["runtime"] == {"openvino": {"INFERENCE_PRECISION_HINT": "f32"}, "ncnn": dict.fromkeys(NARROW, False)}.get(to, {})
+
+
+@pytest.mark.parametrize("size", [(224, 224), (64, 97), (33, 31), (1, 2)])
+def test_preparation_is_that_of_training(size):
+    steps = preparation(size)
+    assert steps["resize"] == list(map(pack_size, size))
+    marked = torch.zeros(1, 3, *steps["resize"], dtype=torch.uint8)
+    (top, left), (h, w) = steps["crop_at"], steps["crop"]
+    marked[:, :, top : top + h, left : left + w] = 255
+    if h == w:
+        assert crop(marked.permute(0, 2, 3, 1), h).min() == 1
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+@pytest.mark.parametrize("method", ["wavelet", "linear-in"])
+def test_sizes_that_a_file_does_not_take_fail_in_its_engine(tmp_path, to, method):
+    """In engines that do not look at sizes, the borders of others would be wrong without a word."""
+    installed(to)
+    net = network(method, size=64)
+    done = export(net, tmp_path / f"net{TARGETS[to].ending}", to, images(2, 64, 64), CLASSES)
+    assert done.any_size == (to == "onnx")
+    run = TARGETS[to].read(done.files[0])
+    assert furthest(net, run, [images(3, 64, 64)] + [images(2, 96, 128)] * done.any_size) < 1e-4
+    for size in ((97, 65), (65, 64), (100, 99)):
+        with pytest.raises(Exception, match="(?i)reshape|shape"):
+            run(images(1, *size))
+
+
+def test_openvino_takes_every_larger_size_that_it_says(tmp_path):
+    installed("openvino")
+    net = network("wae", size=64)
+    run = TARGETS["openvino"].read(export(net, tmp_path / "net.xml", "openvino", images(2, 64, 64), CLASSES).files[0])
+    assert furthest(net, run, [images(1, *size) for size in ((64, 64), (97, 65), (65, 64), (100, 99), (96, 128))]) < 1e-4
+
+
+def test_openvino_s_own_names_and_least_size(tmp_path):
+    installed("openvino")
+    import openvino
+
+    done = export(network("wae", size=64), tmp_path / "net.xml", "openvino", images(2, 64, 64), CLASSES)
+    model = openvino.Core().read_model(done.files[0])
+    assert [p.any_name for p in (*model.inputs, *model.outputs)] == ["image", "scores", "fused_scores", "low_scores"]
+    with pytest.raises(RuntimeError):
+        TARGETS["openvino"].read(done.files[0])(images(1, 32, 32))
+
+
+def test_a_file_is_not_replaced_by_halves(tmp_path, monkeypatch):
+    """Cut off between two files of one model, there is no model: an old graph would give new scores old names."""
+    installed("openvino")
+    export(network("half", size=64), tmp_path / "net.xml", "openvino", images(2, 64, 64), CLASSES)
+    replace, done = targets.os.replace, []
+
+    def cut_off(a, b):
+        if str(b).endswith("net.xml") and str(b) == str(tmp_path / "net.xml"):
+            raise KeyboardInterrupt
+        done.append(replace(a, b))
+
+    monkeypatch.setattr(targets.os, "replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        export(network("wae", size=64), tmp_path / "net.xml", "openvino", images(2, 64, 64), CLASSES[::-1])
+    assert done and not (tmp_path / "net.xml").exists()
 
 
 PROGRAM = """
@@ -223,6 +288,13 @@ def test_int8(tmp_path):
     assert whole.difference < 1e-4 < done.difference < 0.3 and done.megabytes < 0.5 * whole.megabytes
 
 
+def diverged():
+    net = network("half", size=64)
+    with torch.no_grad():
+        net.head_low[-1].weight[0, 0] = torch.nan
+    return net
+
+
 WRONG = {
     "a target": (dict(to="tflite"), "to='tflite' is unknown; use one of onnx, openvino, torch-export, ncnn"),
     "an ending": (dict(path="net.bin"), "net.bin': a file for torch-export ends in .pt2"),
@@ -236,6 +308,8 @@ WRONG = {
     "too few names": (dict(classes=["cat", "dog"]), "classes has 2 names, the model 10 scores; give one for each"),
     "INT8": (dict(calibration=images(2, 64, 64)), "to='torch-export' cannot be written in INT8; use one of openvino"),
     "another size": (dict(model=network("wae", "vgg11", 96)), "image of 64×64 pixels: the fully connected heads were built for image_size=96"),
+    "names that are no list": (dict(classes="abcdefghij"), "classes='abcdefghij': give a list of names"),
+    "a network that diverged": (dict(model=diverged()), "the model's scores are not finite numbers"),
     "no classifier": (dict(model=torch.nn.Linear(3, 2)), "model is a Linear; give what `wae_nb.build` makes"),
 }
 

@@ -117,9 +117,9 @@ def _runs(folder, as_json):
 def _export(run, to, out, int8, data, as_json):
     """The network of a finished run as a file for another engine.
 
-    RUN is a run's folder, or one that was saved from a run. The file takes any number of images, and other sizes where the heads do; the names of the
-    classes and how an image is made ready stand in it. It is checked on test images in its own engine before it appears: single precision must give
-    PyTorch's scores within 1e-4.
+    RUN is a run's folder, or one that was saved from a run. The file takes any number of images (ncnn's one at a time), and other sizes where the heads
+    do; the names of the classes, how an image is made ready and what its engine must be told stand in it, or in a .json beside it. It is checked on test
+    images in its own engine before it appears: single precision must give PyTorch's scores within 1e-4, where the engine is told to compute in that.
 
     \b
     wae export runs/wae-resnet50-stage3-seed0-0123456789 --to onnx
@@ -147,6 +147,8 @@ def _export(run, to, out, int8, data, as_json):
     sizes = "any size in steps of 32 pixels" if done.any_size else f"{size}×{size} pixels"
     text = f"{', '.join(value['files'])}: {done.megabytes:.1f} MB, {done.latency_ms:.2f} ms an image; takes {sizes}; {len(found.classes)} classes"
     text += f"\nlargest difference from PyTorch's scores {done.difference:.1e} of the largest, {100 * done.same_answers:.1f} % of the answers the same"
+    value |= dict(runtime=TARGETS[to].runtime)
+    text += f"\nchecked with {', '.join(f'{k}={v}' for k, v in value['runtime'].items())}: the engine may round more without" * bool(value["runtime"])
     show(value, text, as_json)
 
 # %% ../nbs/lib/cli.ipynb #772363ad

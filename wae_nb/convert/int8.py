@@ -25,6 +25,8 @@ def check_calibration(
     "Raise a one-line `ValueError` for images that cannot show a model's ranges."
     if calibration is None:
         raise ValueError("precision='int8' needs calibration=images: some hundred of the training images, of every class, (N, 3, H, W), pixels in [0, 1]")
+    if not isinstance(calibration, Tensor):
+        raise ValueError(f"calibration is a {type(calibration).__name__}: give images as (N, 3, H, W), torch.float32")
     if calibration.ndim != 4 or calibration.shape[1] != 3 or not len(calibration) or calibration.dtype != torch.float32:
         raise ValueError(f"calibration is {tuple(calibration.shape)}, {calibration.dtype}: give images as (N, 3, H, W), N at least 1, torch.float32")
     low, high = (float(v) for v in calibration.aminmax())

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,35 +23,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.sets import pack_size
 from .export import export_onnx, export_openvino, free_sizes, ONNX_NEEDS, SIZE_STEP
 from .folding import difference
 from .int8 import check_calibration
 from .openvino import OpenVINORun, Outputs, written_down
-from .readers import Forward, export_ncnn, read_ncnn, read_onnx
+from .readers import Forward, NARROW, export_ncnn, read_ncnn, read_onnx
 from ..measure.latency import time_turns
 from ..measure.machine import check_installed, check_precision
 from ..method.classifier import DecomposedClassifier
+from ..method.saving import preparation
 
 # %% ../../nbs/lib/convert/targets.ipynb #bf14a606
 def file_metadata(
     size: tuple[int, int],  # (H, W) of the images that it takes, pixels
     classes: Sequence[str],  # names, in the order of the scores
     any_size: bool = False,  # whether it takes larger ones too
+    batches: bool = True,  # whether it takes several images at once
+    runtime: dict | None = None,  # as in `ExportTarget`
 ) -> dict[str, str]:  # each value as JSON
-    "What a file says of itself: the names of its classes, and how an image is made ready for it."
-    sizes = f"{size[0]}×{size[1]} pixels" + (f", and larger ones whose sides are multiples of {SIZE_STEP}" if any_size else "") + "; any number of images"
-    steps = dict(
-        colour="RGB",
-        resize=[pack_size(side) for side in size],  # height, width, of the whole image, whose shape is not kept
-        interpolation="bilinear, antialiased",
-        crop=list(size),  # height, width, out of the middle
-        scale=1 / 255,  # of a pixel's 0 to 255
-        layout="NCHW",
-        dtype="float32",
-        sizes=sizes,
-    )
-    return dict(classes=json.dumps(list(classes), ensure_ascii=False), preprocessing=json.dumps(steps, ensure_ascii=False))
+    "What a file says of itself: the names of its classes, how an image is made ready for it, and what its engine must be told."
+    larger = f", and larger ones whose sides are multiples of {SIZE_STEP}" if any_size else ""
+    sizes = f"{size[0]}×{size[1]} pixels{larger}; {'any number of images' if batches else 'one image at a time'}"
+    steps = preparation(size) | dict(layout="NCHW" if batches else "CHW", dtype="float32", sizes=sizes)
+    answers = "the first output has a score for each class, before a softmax"
+    said = dict(classes=list(classes), preprocessing=steps, answers=answers, runtime=runtime or {})
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in said.items()}
 
 # %% ../../nbs/lib/convert/targets.ipynb #19f1566a
 @dataclass(frozen=True)
@@ -75,6 +71,9 @@ class ExportTarget:
     needs: tuple[str, ...] = ()  # modules that must be installed
     extra: str = ""  # of this package that brings them
     int8: bool = False  # whether it can be written in INT8
+    batches: bool = True  # whether its files take several images at once
+    guards: bool = True  # whether its files refuse sizes that they do not take
+    runtime: dict = field(default_factory=dict)  # what its engine must be told to compute in single precision, as `read` does
 
 # %% ../../nbs/lib/convert/targets.ipynb #cb697417
 def _write_onnx(model: DecomposedClassifier, path: Path, how: Writing) -> None:
@@ -108,11 +107,12 @@ def _write_ncnn(model: DecomposedClassifier, path: Path, how: Writing) -> None:
     path.with_suffix(".json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
 
 # %% ../../nbs/lib/convert/targets.ipynb #162be64f
+_SINGLE = {"INFERENCE_PRECISION_HINT": "f32"}
 TARGETS = {
     "onnx": ExportTarget("ONNX", ".onnx", _write_onnx, read_onnx, ("onnxruntime", *ONNX_NEEDS), "engines"),
-    "openvino": ExportTarget("OpenVINO", ".xml", _write_openvino, _read_openvino, ("openvino",), "engines", int8=True),
+    "openvino": ExportTarget("OpenVINO", ".xml", _write_openvino, _read_openvino, ("openvino",), "engines", int8=True, guards=False, runtime=_SINGLE),
     "torch-export": ExportTarget("torch.export", ".pt2", _write_torch_export, _read_torch_export),
-    "ncnn": ExportTarget("ncnn", ".param", _write_ncnn, read_ncnn, ("ncnn", "pnnx"), "ncnn"),
+    "ncnn": ExportTarget("ncnn", ".param", _write_ncnn, read_ncnn, ("ncnn", "pnnx"), "ncnn", batches=False, runtime=dict.fromkeys(NARROW, False)),
 }
 
 
@@ -227,25 +227,34 @@ def export(
     """
     if not isinstance(model, DecomposedClassifier):
         raise TypeError(f"model is a {type(model).__name__}; give what `wae_nb.build` makes, a DecomposedClassifier")
-    path, int8 = Path(path), calibration is not None
+    path, int8 = Path(path).expanduser(), calibration is not None
     check_target(to, path, int8)
     _check_images(images)
     if int8:
         check_calibration(calibration)
+        if calibration.shape[2:] != images.shape[2:]:
+            raise ValueError(f"calibration is {tuple(calibration.shape)}, images are {tuple(images.shape)}: give both of the size that is to come")
     model = copy.deepcopy(model).cpu().float().eval()
     with torch.no_grad():
-        num_classes = model(images[:1]).s.shape[1]  # a size that the heads do not take is refused here, in one line
-    names = list(map(str, classes or range(num_classes)))
+        scores = model(images[:1]).s  # a size that the heads do not take is refused here, in one line
+    num_classes = scores.shape[1]
+    if not scores.isfinite().all():
+        raise ValueError("the model's scores are not finite numbers: its training diverged, or its weights are damaged")
+    if isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"classes={classes!r}: give a list of names, one for each score")
+    names = list(classes) or list(map(str, range(num_classes)))
     if len(names) != num_classes:
         raise ValueError(f"classes has {len(names)} names, the model {num_classes} scores; give one for each")
     sides, example = tuple(images.shape[2:]), torch.cat([images, images])[:2]
     free = model.image_size is None and not int8 and not any(side % SIZE_STEP for side in sides)
+    free = free and (TARGETS[to].guards or not hasattr(model.decomposer, "folded"))  # whose border at other sizes would be wrong
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
         for any_size in (True, False) if free else (False,):
             part = Path(folder, str(any_size), path.name)
             part.parent.mkdir()
             try:
-                done = _written(model, to, part, Writing(example, file_metadata(sides, names, any_size), any_size, calibration), images)
+                about = file_metadata(sides, names, any_size, TARGETS[to].batches, TARGETS[to].runtime)
+                done = _written(model, to, part, Writing(example, about, any_size, calibration), images)
                 break
             except Exception as e:  # an exporter raises all kinds
                 if not any_size:
@@ -253,6 +262,8 @@ def export(
                     raise (e if isinstance(e, ValueError) and "\n" not in str(e) else ValueError(f"to={to!r} cannot take the model: {why}")) from None
         if not path.exists() and (other := next((f.name for f in done.files if f.name != path.name and path.with_name(f.name).exists()), None)):
             raise ValueError(f"path={str(path)!r}: {other} beside it is another file's, and {to} writes one of that name; choose another name")
+        if len(done.files) > 1:
+            path.unlink(missing_ok=True)  # an old graph must not read new weights
         for file in reversed(done.files):  # the one that was named last: without it there is no model
             os.replace(file, path.with_name(file.name))
     return replace(done, files=tuple(path.with_name(f.name) for f in done.files))

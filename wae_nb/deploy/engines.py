@@ -203,9 +203,11 @@ def prepare(
     if precision == "int8":
         check_calibration(calibration)
     sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"image_size={image_size!r}: use pixels, or (height, width), whole numbers")
     image = torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
-        expected = copy.deepcopy(model).eval().float()(image)  # a size that the heads do not take is refused here, in one line
+        expected = (model := copy.deepcopy(model).eval().float())(image)  # a size that the heads do not take is refused here, in one line
     if precision == "int8" and calibration.shape[1:] != image.shape[1:]:
         raise ValueError(f"calibration is {tuple(calibration.shape)}, image_size={size}: give images of the size that is to come")
     prepared = Prepared(ENGINES[engine].make(model, image, How(precision, goal, calibration)), image, max_batch)

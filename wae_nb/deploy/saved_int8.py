@@ -16,6 +16,7 @@ from .engines import Prepared
 from ..convert.export import export_openvino
 from ..convert.int8 import check_calibration
 from ..convert.openvino import OpenVINORun
+from ..convert.targets import TARGETS, file_metadata
 from ..measure.machine import check_installed
 from ..method.classifier import DecomposedClassifier
 from ..method.saving import OPENVINO, page_of, put_whole, write_page
@@ -58,8 +59,10 @@ def save_int8(
         raise ValueError(f"calibration is of {calibration.shape[2]}×{calibration.shape[3]} pixels: the network was built for {size}×{size}")
 
     def write(part: Path) -> None:
-        export_openvino(model, part / GRAPH, torch.rand(2, 3, size, size), calibration=calibration)
-        page = about | dict(made_by="int8", of=about["made_by"])
+        names = about["classes"] or list(map(str, range(about["arguments"]["num_classes"])))
+        said = file_metadata((size, size), names, runtime=TARGETS["openvino"].runtime)
+        export_openvino(model, part / GRAPH, torch.rand(2, 3, size, size), calibration=calibration, metadata=said)
+        page = about | dict(made_by="int8", of=about["made_by"], images=about["images"] | dict(any_size=False))
         write_page(part, page | dict(sample=_sample(_read(part / GRAPH, page), size)), GRAPH, WEIGHTS_FILE)
 
     return put_whole(folder, write)
