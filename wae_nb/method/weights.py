@@ -76,11 +76,15 @@ def read_weights(
                 why = "" if isinstance(e, pickle.UnpicklingError) else f": {str(e).strip().partition(chr(10))[0] or type(e).__name__}"
                 kind = "it holds more than tensors, which could run code" if unsafe else f"it is no whole file of tensors{why}"
                 raise ValueError(f"{said} cannot be read ({kind}); save a state_dict with torch.save, or with safetensors") from None
-    for key in ("state_dict", "model"):  # as many training scripts save them
+    for key in ("state_dict", "model_state_dict", "model"):  # as many training scripts save them
         state = state[key] if isinstance(state, Mapping) and isinstance(state.get(key), Mapping) else state
     if not isinstance(state, Mapping) or not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise ValueError(f"{said} is no state_dict: give names and tensors, a file of such, or a name of published weights")
-    return {re.sub(r"^((module|_orig_mod)\.)+", "", k): v for k, v in state.items()}  # as DataParallel and torch.compile name them
+    state = {re.sub(r"^((module|_orig_mod)\.)+", "", k): v for k, v in state.items()}  # as DataParallel and torch.compile name them
+    within = re.match(r"(model|net|network|backbone|encoder)\.", next(iter(state)))  # as a module around the network does, Lightning's for instance
+    if isinstance(backbone, str) and within and all(k.startswith(within[0]) for k in state):
+        state = {k.removeprefix(within[0]): v for k, v in state.items()}
+    return state
 
 # %% ../../nbs/lib/method/weights.ipynb #a0177909
 def keep_weights(
@@ -159,7 +163,7 @@ def start_from(
     part = trunk(net, backbone).state_dict(keep_vars=True)
     names = {k: of[id(v)] for k, v in part.items()}  # in the part → in the whole
     if wrong := _misfits({k: expected[k] for k in names.values()}, state, set(expected), family(backbone).aside):
-        raise ValueError(f"weights do not fit {said}: {len(wrong)} of {len(expected)} tensors differ, the first: {wrong[0]}")
+        raise ValueError(f"weights do not fit {said}: {len(wrong)} tensors are missing, unknown or of another shape, the first: {wrong[0]}")
     own = low_net.state_dict()
     if wrong := [f"{k} is {tuple(state[n].shape)}, not {tuple(own[k].shape)}" for k, n in names.items() if n in state and not take_weight(own[k], state[n])]:
         raise ValueError(f"weights of {said} do not fit a network of other widths: {len(wrong)} tensors differ, the first: {wrong[0]}; use width=1")
