@@ -86,6 +86,8 @@ def evaluate_network(
     if split not in ("train", "val", "test", "all"):
         raise ValueError(f"split={split!r} is unknown; use train, val, test or all")
     if split == "all":
+        if (net.config.get("fingerprint") or {}).get("data") == data.checksum:
+            raise ValueError(f"split='all': the network was trained on images of {data.name!r}; use test, or images that it has not seen")
         data, split = replace(data, split=np.where(data.split < 0, -1, SPLITS.index("test"))), "test"
     if len(data.classes) != about["num_classes"] or classes and list(classes) != list(data.classes):
         known = ", ".join((classes or [])[:8]) or f"{about['num_classes']} classes"
