@@ -61,8 +61,8 @@ def class_folders(folder: Path) -> list[str]:
 
 def from_folders(folder: Path, split: str) -> list[ImageFile]:
     """The images of the class folders; what else lies there is counted aloud."""
-    wnids, found, other = class_folders(folder), [], []
-    other += [f"{folder.name}/{name}" for name in sorted({*listed(folder)} - {*wnids})]
+    wnids, found = class_folders(folder), []
+    other = [f"{folder.name}/{name}" for name in sorted({*listed(folder)} - {*wnids})]
     for w in progress_bar(wnids, desc=f"listing {folder.name}"):
         for name in listed(folder / w):
             if is_image(name):
@@ -218,11 +218,9 @@ def by_order(where: str, classes: list[str], folders: list[Path], val: list[Imag
     numbers = [int(s[-8:]) for s in stems if NUMBERED.fullmatch(s)]
     if len(classes) == len(val) == VAL and numbers and numbers != list(range(1, VAL + 1)):
         stop(f"the numbers of the val images are not 1 to {VAL:,}, so {where} is not of these; complete them")
-    if len(classes) == len(val):
-        pass
-    elif len(classes) == VAL:  # the whole ground truth also serves a part of the images
+    if len(classes) == VAL != len(val):  # the whole ground truth also serves a part of the images
         stems = [f"ILSVRC2012_val_{i:08d}" for i in range(1, VAL + 1)]
-    else:
+    elif len(classes) != len(val):
         stop(f"{where} has {len(classes):,} lines, expected {len(val):,}, one for each val image; use the ground truth of these images")
     if all(c.isdigit() for c in classes):
         ids = read_ids(*folders)

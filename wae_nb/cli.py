@@ -143,11 +143,10 @@ def _export(run, to, out, int8, data, as_json):
         calibration = some_images(found, "train", size, 256) if int8 else None
         done = export(net, path, to, some_images(found, "test", size, 32), found.classes, calibration)
     value = dict(to=done.to, files=[str(f) for f in done.files], any_size=done.any_size, difference=done.difference)
-    value |= dict(same_answers=done.same_answers, latency_ms=done.latency_ms, megabytes=done.megabytes)
+    value |= dict(same_answers=done.same_answers, latency_ms=done.latency_ms, megabytes=done.megabytes, runtime=TARGETS[to].runtime)
     sizes = "any size in steps of 32 pixels" if done.any_size else f"{size}×{size} pixels"
     text = f"{', '.join(value['files'])}: {done.megabytes:.1f} MB, {done.latency_ms:.2f} ms an image; takes {sizes}; {len(found.classes)} classes"
     text += f"\nlargest difference from PyTorch's scores {done.difference:.1e} of the largest, {100 * done.same_answers:.1f} % of the answers the same"
-    value |= dict(runtime=TARGETS[to].runtime)
     text += f"\nchecked with {', '.join(f'{k}={v}' for k, v in value['runtime'].items())}: the engine may round more without" * bool(value["runtime"])
     show(value, text, as_json)
 
