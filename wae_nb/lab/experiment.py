@@ -19,6 +19,7 @@ from ..data.sets import fewer, load_data
 from .paper import TABLES
 from .parameters import check_parameters, numbers
 from .profiles import PROFILES
+from .records import check_called
 from .tables import as_text, caption, make_table, timing_record
 from ..method.backbones import check_backbone
 from ..method.classifier import check_image_size
@@ -101,6 +102,7 @@ class Experiment:
         self.engine = Engine(device, mixed_precision, workers=workers, progress=progress)
         self.data = load_data(data_root, self.size.image_size, self.runs_dir / "data", kind, self.size.demo_shape)
         self.data = fewer(self.data, per_class) if per_class else self.data
+        check_called(self.data.name, self.data.checksum, self.figures_dir / "records")
         self.recipe = self.size.recipe(backbone, len(self.data.indices("train")))
 
     def specs(
