@@ -33,7 +33,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(addprefix --ignore tests/test_,cli.py export.py face.py front_page.py quantise.py timing.py tradeoff.py)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_export.py tests/test_face.py tests/test_front_page.py tests/test_quantise.py  # engines bring threads and OpenMPs of their own:
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_tradeoff.py tests/test_cli.py  # not in a process that trains afterwards
-	$(PY) -m pytest tests/test_timing.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_timing.py
 
 # the paper's own recipe at full width and 224 px, a few updates of every stage: half an hour on two cores, below 20 GB
 test-paper: $(VENV)/installed
