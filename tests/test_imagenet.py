@@ -442,7 +442,7 @@ def test_memory_stays_flat(tmp_path):
     if stat.st_blocks * 512 > 10**8:
         pytest.skip("the file system has no sparse files")
     sources = [packed.ImageFile(folder, str(i), f"class{i % 10}", "train" if i % 20 else "test") for i in range(n)]
-    packed.finish_pack(folder, "sparse", sources, [True] * n, "")
+    packed.finish_pack(folder, "sparse", sources, [s.name for s in sources], "")
     said = subprocess.run([sys.executable, "-c", FLAT_MEMORY, folder], capture_output=True, text=True, check=True).stdout
     grown, peak = map(float, said.split())
     assert stat.st_size > 49e9 and grown < 100 and peak < 100, said

@@ -31,7 +31,7 @@ def tiny_pack(folder, size):
     images.flush()
     parts = ["train"] * TRAIN + ["val"] * REST + ["test"] * REST
     sources = [ImageFile(folder, f"{i}.png", f"class{i % 2}", part) for i, part in enumerate(parts)]
-    finish_pack(folder, "tiny", sources, [True] * n, "0" * 64)
+    finish_pack(folder, "tiny", sources, [s.name for s in sources], "0" * 64)
     return open_pack(folder)
 
 

@@ -48,6 +48,7 @@ class Dataset:
     skipped: tuple[str, ...]  # damaged files, left out
     sums: tuple[int, ...] = ()  # CRC-32 of every `BLOCK` images
     white: dict[str, float] = field(default_factory=dict)  # as `WhiteLevels` found it, where images have more than eight bits
+    copies: tuple[str, ...] = ()  # files that are another part's too, byte for byte
 
     def __getstate__(self):
         m = self.images  # a spawned worker opens the file itself; the map would be sent whole
@@ -78,9 +79,11 @@ class Dataset:
         return out
 
     def describe(self) -> dict:
-        "What a record keeps of the data: name, checksum, counts, damaged files."
+        "What a record keeps of the data: name, checksum, counts, damaged files, and how many images are in two parts if any are."
         counts = {s: int((self.split == i).sum()) for i, s in enumerate(SPLITS)}
-        return dict(name=self.name, checksum=self.checksum, classes=len(self.classes), images=sum(counts.values()), **counts, skipped=list(self.skipped))
+        images = sum(counts.values())
+        counts |= dict(copies=len(self.copies)) if self.copies else {}
+        return dict(name=self.name, checksum=self.checksum, classes=len(self.classes), images=images, **counts, skipped=list(self.skipped))
 
 
 def make_split(
@@ -110,24 +113,27 @@ def finish_pack(
     folder: Path,  # with images.npy
     name: str,  # of the data set
     sources: Sequence[ImageFile],  # in the order of the images
-    good: Sequence[bool],  # whether each was read
+    digests: Sequence[str | None],  # of each file's bytes; None where it could not be read
     checksum: str,  # of the data
     sums: Sequence[int] = (),  # as in `Dataset`
     white: dict[str, float] | None = None,  # as in `Dataset`
 ) -> None:
     "Write what stands beside the images, meta.json last."
-    kept = [s for s, ok in zip(sources, good) if ok]
+    kept = [s for s, d in zip(sources, digests) if d]
     classes = sorted({s.label for s in kept})
     number = {c: i for i, c in enumerate(classes)}
     labels, split = np.full(len(sources), -1, np.int64), np.full(len(sources), -1, np.int8)
-    where = np.flatnonzero(good)
+    where = np.flatnonzero([bool(d) for d in digests])
     labels[where] = [number[s.label] for s in kept]
     split[where] = make_split(labels[where], [s.split for s in kept])
     np.save(folder / "labels.npy", labels)
     np.save(folder / "split.npy", split)
-    skipped = [s.name for s, ok in zip(sources, good) if not ok]
+    skipped, first, copies = [s.name for s, d in zip(sources, digests) if not d], {}, []
+    for s, digest, part in zip(sources, digests, split.tolist()):
+        if digest and first.setdefault(digest, (part, s.name))[0] != part:
+            copies.append(f"{s.name} is {first[digest][1]}")
     meta = dict(format=PACK_FORMAT, name=name, checksum=checksum, classes=classes, files=[s.name for s in sources], skipped=skipped, sums=list(sums))
-    (folder / "meta.json").write_text(json.dumps(meta | dict(white=white or {})), encoding="utf-8")
+    (folder / "meta.json").write_text(json.dumps(meta | dict(white=white or {}, copies=copies)), encoding="utf-8")
 
 
 def open_pack(
@@ -140,7 +146,7 @@ def open_pack(
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta.pop("format") != PACK_FORMAT:
             raise ValueError("it was packed by another version")
-        meta |= {k: tuple(meta[k]) for k in ("classes", "files", "skipped", "sums")}
+        meta |= {k: tuple(meta[k]) for k in ("classes", "files", "skipped", "sums", "copies") if k in meta}
         arrays = {k: np.load(folder / f"{k}.npy", mmap_mode="r" if k == "images" else None) for k in ("images", "labels", "split")}
         data = Dataset(**arrays, **meta)
         if not len(data.images) == len(data.labels) == len(data.split) == len(data.files):
@@ -149,6 +155,8 @@ def open_pack(
         raise DataError(f"{str(folder)!r} is not a whole pack ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); {again}") from None
     if data.sums and (check or check is None and data.images.nbytes < CHECK_BELOW):
         _check_sums(data, again, quiet=check is None)
+    if data.copies and check is not False:
+        print(f"{data.name}: {len(data.copies)} images are in two parts, so what is trained on is tested: {_listed(data.copies)}")
     return data
 
 
@@ -273,28 +281,16 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
             noted.write(json.dumps(blocks[-1]) + "\n")
             noted.flush()
         bar.close()
-    good = [d is not None for d in digests]
     if damaged:
         print(f"{name}: left out {len(damaged)} damaged of {n} images: {_listed(damaged)}")
-        check_classes(name, [s for s, ok in zip(sources, good) if ok])
+        check_classes(name, [s for s, d in zip(sources, digests) if d])
     total = hashlib.sha256()
     for s, d in zip(sources, digests):
         if d:
             total.update(f"{d}  {s.name}\n".encode("utf-8", "surrogateescape"))  # names that are no UTF-8, too
-    finish_pack(part, name, sources, good, total.hexdigest(), [c for c, _ in blocks], white.found)
+    finish_pack(part, name, sources, digests, total.hexdigest(), [c for c, _ in blocks], white.found)
     levels.unlink(missing_ok=True)
-    _report_copies(name, sources, digests, np.load(part / "split.npy"))
 
 
-def _report_copies(name: str, sources: Sequence[ImageFile], digests: list[str | None], split: np.ndarray) -> None:
-    "Say which images of one part are another part's too, byte for byte."
-    first, copies = {}, []
-    for s, digest, part in zip(sources, digests, split.tolist()):
-        if digest and first.setdefault(digest, (part, s.name))[0] != part:
-            copies.append(f"{s.name} is {first[digest][1]}")
-    if copies:
-        print(f"{name}: {len(copies)} images are in two parts, so what is trained on is tested: {_listed(copies)}")
-
-
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return printable(", ".join(names[:5]) + (", …" if len(names) > 5 else ""))

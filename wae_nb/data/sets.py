@@ -64,7 +64,7 @@ def _pack_demo(name: str, shape: tuple[int, int], size: int, part: Path) -> None
         images[n] = picture if size == made.size else np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
     images.flush()
     sources = [ImageFile(Path(), f"{i}/{k}", made.label(i), made.split(k)) for i, k in pairs]
-    finish_pack(part, f"demo-{name}", sources, [True] * len(pairs), total.hexdigest())
+    finish_pack(part, f"demo-{name}", sources, [s.name for s in sources], total.hexdigest())
 
 
 def pack_size(

@@ -145,6 +145,7 @@ def caption(
     network = f"{backbone} at {width:g} of its width" if backbone else "The auto-encoder alone"
     sizes = f"{network}, {px} px, recipe {recipe!r}, seeds {sorted({r['seed'] for r in records})}"
     counts = f"{d['classes']} classes; {d['train']} training, {d['val']} validation and {d['test']} test images, {len(d['skipped'])} damaged left out"
+    counts += f", {d['copies']} in two parts" if d.get("copies") else ""
     precisions = sorted({precision_of(r) for r in records})
     precision = "" if precisions == ["no"] else f", mixed precision {' and '.join(precisions)}"
     torches = " and ".join(sorted({r["machine"]["versions"]["torch"] for r in records}))
