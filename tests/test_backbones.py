@@ -1,6 +1,7 @@
 """Any CNN: every one of torchvision's is cut, built, slimmed and run; timm's and one's own, too."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -152,6 +153,37 @@ def test_one_s_own(method):
     assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
     if method == "plain":
         assert torch.equal(net.low_net.get_submodule("stem.0").weight, own.stem[0].weight) and net.head_low[-1].out_features == 4
+
+
+def two_layers(pool):
+    convolutions = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*convolutions, pool, nn.Flatten(), nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4))
+
+
+@pytest.mark.parametrize(
+    "theirs, backbone, told",
+    [
+        (two_layers(nn.AdaptiveAvgPool2d(1)), None, True),  # another kind of head
+        (nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4)), None, True),  # pooled otherwise
+        (nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(112), nn.Flatten(), nn.Linear(8, 4)), None, True),  # for 224 pixels
+        (nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)), None, False),
+        (4, "squeezenet1_1", True),  # whose scores are rectified before they are pooled
+        (4, "resnet18", False),
+        (5, "resnet18", False),  # other classes: the scores are new by what was asked for
+    ],
+    ids=["two layers", "largest", "another size", "one layer", "squeezenet", "resnet18", "other classes"],
+)
+def test_weights_that_give_other_scores_are_told(theirs, backbone, told):
+    """A whole network's weights in a standard network that is not theirs: a warning, and none for a row that is to be trained anyway."""
+    if backbone:
+        theirs = torchvision.models.get_model(backbone, num_classes=theirs)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        build("plain", backbone or theirs, 4, 64, weights=theirs.state_dict())
+        said = [str(w.message) for w in seen if "other scores" in str(w.message)]
+        build("wavelet", backbone or theirs, 4, 64, weights=theirs.state_dict())
+    assert len(said) == told == sum("other scores" in str(w.message) for w in seen)
+    assert all("train it before it is used" in line and "\n" not in line for line in said)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnextv2_atto", "regnety_002", "mobilenetv3_small_050", "repvgg_a0", "dla34", "efficientnet_lite0"])

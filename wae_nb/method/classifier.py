@@ -8,6 +8,7 @@ __all__ = ['METHODS', 'HEADS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier
 
 # %% ../../nbs/lib/method/classifier.ipynb #03faa23f
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
 from .saving import save
 from .slimming import PROBE, slim, without_first_halving
 from .wae import Decomposition, Encoder
-from .weights import Weights, forget, start_from
+from .weights import Weights, forget, read_weights, scores_away, start_from
 
 # %% ../../nbs/lib/method/classifier.ipynb #8c0542b8
 class Scores(NamedTuple):
@@ -238,7 +239,7 @@ def build(
     sub_norm: bool = True,  # the BatchNorm on the sub-images
     init: str = "xavier",  # of the networks and heads, of `INITS`; an encoder always starts as the paper's
     head: str = "",  # "pooled" for a global average and one layer instead of VGG's; empty for the family's own
-    weights: Weights | None = None,  # of the whole network at full resolution, that the network on `low` starts from; None for `init`, of a trained one, too
+    weights: Weights | None = None,  # of the whole network at full resolution: a start for that on `low`, and for a head of the same shapes; None for `init`
 ) -> DecomposedClassifier:
     """Any row of the paper's tables. Raises `ValueError` naming the argument that cannot work, `ImportError` for timm's networks without timm.
 
@@ -280,11 +281,15 @@ def build(
         if net is not None:
             init_(forget(net) if isinstance(backbone, nn.Module) else net, init)
     if weights is not None:
+        weights = read_weights(weights, backbone)
         start_from(low_net, head_low, backbone, weights)
     norm_high = norm(m.high_channels) if m.high_channels else None
     only = image_size if flat else None
     net = DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, only, m.joined)
     net.config = dict(made_by="build", arguments=asked, decomposer=type(net.decomposer).__name__)
+    if weights is not None and method == "plain" and (away := scores_away(net, weights, backbone, num_classes, image_size)) > 1e-5:
+        why = "its head is of another kind, or for another size; train it before it is used"
+        warnings.warn(f"{_named(backbone)} gives other scores here than the network of these weights, by {away:.0%} of the largest: {why}", stacklevel=2)
     return net
 
 

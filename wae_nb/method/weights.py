@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['Weights', 'SECONDS', 'read_weights', 'keep_weights', 'kept_weights', 'take_weight', 'as_linear', 'forget',
-           'start_from']
+           'start_from', 'scores_away']
 
 # %% ../../nbs/lib/method/weights.ipynb #c6be0056
+import copy
 import hashlib
+import math
 import os
 import pickle
 import re
@@ -17,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save as to_bytes
 from torch import nn, Tensor
 
-from .backbones import family, trunk, whole
+from .backbones import IMAGENET_MEAN, IMAGENET_STD, family, trunk, whole
 
 # %% ../../nbs/lib/method/weights.ipynb #b6b0103f
 Weights = Mapping[str, Tensor] | str | Path  # a `state_dict`, a file, or a name of torchvision's weights ("DEFAULT" for its best), "DEFAULT" for timm's
@@ -172,3 +175,31 @@ def start_from(
     if [v.shape for v in mine] == [v.shape for v in given]:
         for v, new in zip(mine, given):
             v.copy_(new)
+
+
+def scores_away(
+    net: nn.Module,  # image → `Scores`, a whole network's main path with its weights; not changed
+    weights: Weights,
+    backbone: str | nn.Module,  # as in `check_backbone`
+    num_classes: int,  # of the scores
+    size: int,  # of the image, pixels
+) -> float:
+    "How far its scores are from those of the network that its authors built, in the largest of them; 0 where the weights are not of that, and on `meta`."
+    if any(v.is_meta for v in net.parameters()):
+        return 0.0
+    kin, state = family(backbone), read_weights(weights, backbone)
+    theirs = whole(backbone, **({} if isinstance(backbone, nn.Module) else dict(num_classes=num_classes)))
+    needed = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if any(k not in state or state[k].shape != v.shape for k, v in needed.items()):  # for instance heads for another size
+        return 0.0
+    theirs.load_state_dict({k: state[k] for k in needed}, strict=False)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (kin.pixels(backbone) if kin.pixels else (IMAGENET_MEAN, IMAGENET_STD)))
+    parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()  # that differ from place to place
+    x = F.interpolate(parts, (size, size), mode="bilinear")
+    with torch.no_grad():
+        try:
+            expected = theirs.eval()((x - mean) / std)
+        except RuntimeError:  # it takes another size alone
+            return math.inf
+        found = copy.deepcopy(net).eval()(x).s
+    return float((found - expected).abs().max() / expected.abs().max()) if expected.shape == found.shape else 0.0

@@ -8,19 +8,19 @@ __all__ = ['given_network', 'check_standard', 'check_white', 'check_unseen', 'gi
 # %% ../../nbs/lib/train/given.ipynb #394d1471
 import copy
 import hashlib
+import warnings
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 
 from ..data.files import write_json
 from ..data.pack import CHECK_BELOW, Dataset
-from ..method.backbones import family, IMAGENET_MEAN, IMAGENET_STD, whole
+from ..method.backbones import family
 from ..method.classifier import build, DecomposedClassifier
-from ..method.weights import as_linear, read_weights, Weights
+from ..method.weights import as_linear, read_weights, scores_away, Weights
 from .engine import Engine
 from .evaluation import evaluate
 from .recipes import Recipe
@@ -43,7 +43,8 @@ def given_network(
     Raises a one-line `ValueError` for weights that do not fit, are of other classes, or give other scores here than in the network of their authors.
     """
     state = read_weights(weights, backbone)
-    net = build("plain", backbone, num_classes, image_size, width, head=head, weights=state)
+    with warnings.catch_warnings(action="ignore"):  # what is wrong is raised
+        net = build("plain", backbone, num_classes, image_size, width, head=head, weights=state)
     *_, last = (v for v in net.head_low.state_dict().values() if v.ndim == 2)
     scores = [w for v in state.values() if (w := as_linear(v)).ndim == 2 and w.shape[1] == last.shape[1]]
     if not any(v.shape == last.shape and v.equal(last) for v in scores):
@@ -54,26 +55,11 @@ def given_network(
                 what = "its authors' head is of another kind; train one here"
             raise ValueError(f"weights do not fit the head of {backbone} for {image_size} pixels: {what}")
         raise ValueError(f"weights are {of}, and the images have {num_classes}: train a head for those first, from these weights as a start")
-    if width == 1 and not head and (away := _away(net.eval(), state, backbone, num_classes, image_size)) > 1e-5:  # where it is the same network, 1e-7 at most
+    if width == 1 and not head and (away := scores_away(net, state, backbone, num_classes, image_size)) > 1e-5:  # where it is the same network, 1e-7 at most
         why = "its head is not as its authors', or its maps are rounded up where theirs are rounded down"
         raise ValueError(f"backbone={backbone!r}: at {image_size} pixels these weights give other scores here, by {away:.1e} of the largest ({why}); "
                          "give another size or network, or train one here, from these weights as a start")  # fmt: skip
     return net.eval()
-
-
-def _away(net: DecomposedClassifier, state: dict, backbone: str, num_classes: int, size: int) -> float:
-    "How far its scores are from those of the network that its authors built, in the largest of them; 0 where the weights are not of that."
-    theirs = whole(backbone, num_classes=num_classes)
-    needed = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
-    if any(k not in state or state[k].shape != v.shape for k, v in needed.items()):  # for instance heads for another size
-        return 0.0
-    theirs.load_state_dict({k: state[k] for k in needed}, strict=False)
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (family(backbone).pixels or (lambda _: (IMAGENET_MEAN, IMAGENET_STD)))(backbone))
-    parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()  # that differ from place to place
-    x = F.interpolate(parts, (size, size), mode="bilinear")
-    with torch.no_grad():
-        expected, found = theirs.eval()((x - mean) / std), net(x).s
-    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def check_standard(
