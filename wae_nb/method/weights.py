@@ -188,7 +188,8 @@ def scores_away(
     if any(v.is_meta for v in net.parameters()):
         return 0.0
     kin, state = family(backbone), read_weights(weights, backbone)
-    theirs = whole(backbone, **({} if isinstance(backbone, nn.Module) else dict(num_classes=num_classes)))
+    with torch.random.fork_rng(devices=[]):  # nobody's numbers depend on being checked
+        theirs = whole(backbone, **({} if isinstance(backbone, nn.Module) else dict(num_classes=num_classes)))
     needed = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
     if any(k not in state or state[k].shape != v.shape for k, v in needed.items()):  # for instance heads for another size
         return 0.0

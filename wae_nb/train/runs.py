@@ -8,6 +8,7 @@ __all__ = ['Run', 'network_of', 'finished_run', 'get_or_train', 'check_start', '
 # %% ../../nbs/lib/train/runs.ipynb #ca0c65e3
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -156,7 +157,8 @@ def _task(spec: RunSpec, data: Dataset, runs_dir: Path) -> nn.Module:
         METHODS[spec.method].encoder(net.decomposer).load_state_dict(finished_run(spec.parent, runs_dir).model.encoder.state_dict())
     if spec.starts:
         weights = kept_weights(runs_dir, spec.start)
-        whole = build("plain", spec.backbone, len(data.classes), spec.image_size, init=r.init, head=spec.head, weights=weights)
+        with warnings.catch_warnings(action="ignore"):  # a head of another kind is trained here
+            whole = build("plain", spec.backbone, len(data.classes), spec.image_size, init=r.init, head=spec.head, weights=weights)
         _start_from(net, whole, data, spec.image_size)
     if spec.teacher and r.distill.start and spec.stage != STAGE_3 and not spec.pruned:  # those start from networks of their own
         _start_from(net, finished_run(spec.teacher, runs_dir).model, data, spec.image_size)
