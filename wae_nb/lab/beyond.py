@@ -16,7 +16,7 @@ import pandas as pd
 
 from .profiles import PROFILES
 from .records import fingerprint_of
-from .statistics import accuracy_difference, mean_and_spread, of_both, over_seeds, verdict
+from .statistics import accuracy_difference, holm, mean_and_spread, of_both, over_seeds, p_of_difference, verdict
 from .ways import MORE, TAUGHT, WAYS
 from ..method.classifier import METHODS
 from ..prune.pruners import PRUNERS
@@ -188,9 +188,16 @@ def in_all(
         if each:
             where = [_where(tasks, each, bar, sign) for sign in (1, -1)]
             said = f"against {METHODS[bar].title}, trained alike, some decomposition is above on {where[0]} of {len(each)} task{'s' * (len(each) != 1)}"
-            out.append(f"{said[0].upper()}{said[1:]}, some below on {where[1]}.")
+            out.append(f"{said[0].upper()}{said[1:]}, some below on {where[1]}. {_together(tasks, each, bar)}")
     last = "The intervals are each comparison's own, and of few seeds too narrow rather than too wide."
     return f"{' '.join(out)} {last} Where nothing is said, they can't tell the two apart, and a resized image is the simpler choice."
+
+
+def _together(tasks: dict[str, Rows], each: dict[str, dict], bar: str) -> str:
+    "How many of a bar's comparisons stay when they are corrected for their number."
+    rows = [of_both(tasks[task][k], tasks[task][bar, k[1]]) for task, differences in each.items() for k in differences]
+    stay = sum(p < 0.05 for p in holm([p_of_difference(a, b) for a, b in rows]))
+    return f"Corrected for their number (Holm), {stay} of {len(rows)} comparisons with it tell{'s' * (stay == 1)} the two apart."
 
 
 def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -> str:
