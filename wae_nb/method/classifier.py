@@ -287,10 +287,18 @@ def build(
     only = image_size if flat else None
     net = DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, only, m.joined)
     net.config = dict(made_by="build", arguments=asked, decomposer=type(net.decomposer).__name__)
-    if weights is not None and method == "plain" and (away := scores_away(net, weights, backbone, num_classes, image_size)) > 1e-5:
-        why = "its head is of another kind, or for another size; train it before it is used"
-        warnings.warn(f"{_named(backbone)} gives other scores here than the network of these weights, by {away:.0%} of the largest: {why}", stacklevel=2)
+    if weights is not None and method == "plain":
+        _warn_of_scores(net, weights, backbone)
     return net
+
+
+def _warn_of_scores(net: DecomposedClassifier, weights: Weights, backbone: str | nn.Module) -> None:
+    "Where a whole network's weights give other scores here, say so."
+    about = net.config["arguments"]
+    if (away := scores_away(net, weights, backbone, about["num_classes"], about["image_size"])) > 1e-5:
+        why = "its head is of another kind, or for another size; train it before it is used"
+        said = f"{about['backbone']} gives other scores here than the network of these weights, by {away:.0%} of the largest: {why}"
+        warnings.warn(said, stacklevel=3)
 
 
 def _named(backbone: str | nn.Module) -> str:
