@@ -185,7 +185,7 @@ def test_weights_that_give_other_scores_are_told(monkeypatch, theirs, backbone, 
         torch.manual_seed(0)
         build("plain", backbone or theirs, 4, 64, weights=theirs.state_dict())
         after = torch.rand(1)
-        monkeypatch.setattr("wae_nb.method.classifier.scores_away", lambda *args: 0.0)
+        monkeypatch.setattr("wae_nb.method.weights.scores_away", lambda *args: 0.0)
         torch.manual_seed(0)
         build("plain", backbone or theirs, 4, 64, weights=theirs.state_dict())
     assert after == torch.rand(1)  # the check draws nothing

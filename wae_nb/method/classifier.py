@@ -8,7 +8,6 @@ __all__ = ['METHODS', 'HEADS', 'MIN_IMAGE_SIZE', 'Scores', 'DecomposedClassifier
 
 # %% ../../nbs/lib/method/classifier.ipynb #03faa23f
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +22,7 @@ from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
 from .saving import save
 from .slimming import PROBE, slim, without_first_halving
 from .wae import Decomposition, Encoder
-from .weights import Weights, forget, read_weights, scores_away, start_from
+from .weights import Weights, forget, start_from, warn_of_scores
 
 # %% ../../nbs/lib/method/classifier.ipynb #8c0542b8
 class Scores(NamedTuple):
@@ -281,24 +280,13 @@ def build(
         if net is not None:
             init_(forget(net) if isinstance(backbone, nn.Module) else net, init)
     if weights is not None:
-        weights = read_weights(weights, backbone)
         start_from(low_net, head_low, backbone, weights)
     norm_high = norm(m.high_channels) if m.high_channels else None
-    only = image_size if flat else None
-    net = DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, only, m.joined)
+    net = DecomposedClassifier(m.decomposer(), low_net, head_low, high_net, head_fused, norm(3), norm_high, image_size if flat else None, m.joined)
     net.config = dict(made_by="build", arguments=asked, decomposer=type(net.decomposer).__name__)
     if weights is not None and method == "plain":
-        _warn_of_scores(net, weights, backbone)
+        warn_of_scores(net, weights, backbone)
     return net
-
-
-def _warn_of_scores(net: DecomposedClassifier, weights: Weights, backbone: str | nn.Module) -> None:
-    "Where a whole network's weights give other scores here, say so."
-    about = net.config["arguments"]
-    if (away := scores_away(net, weights, backbone, about["num_classes"], about["image_size"])) > 1e-5:
-        why = "its head is of another kind, or for another size; train it before it is used"
-        said = f"{about['backbone']} gives other scores here than the network of these weights, by {away:.0%} of the largest: {why}"
-        warnings.warn(said, stacklevel=3)
 
 
 def _named(backbone: str | nn.Module) -> str:

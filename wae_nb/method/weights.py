@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Weights', 'SECONDS', 'read_weights', 'keep_weights', 'kept_weights', 'take_weight', 'as_linear', 'forget',
-           'start_from', 'scores_away']
+           'start_from', 'scores_away', 'warn_of_scores']
 
 # %% ../../nbs/lib/method/weights.ipynb #c6be0056
 import copy
@@ -14,6 +14,7 @@ import os
 import pickle
 import re
 import socket
+import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,7 +194,8 @@ def scores_away(
     needed = {k: v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
     if any(k not in state or state[k].shape != v.shape for k, v in needed.items()):  # for instance heads for another size
         return 0.0
-    theirs.load_state_dict({k: state[k] for k in needed}, strict=False)
+    for k, v in needed.items():  # not by `load_state_dict`: MNASNet's asks for a version
+        v.copy_(state[k])
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (kin.pixels(backbone) if kin.pixels else (IMAGENET_MEAN, IMAGENET_STD)))
     parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()  # that differ from place to place
     x = F.interpolate(parts, (size, size), mode="bilinear")
@@ -204,3 +206,16 @@ def scores_away(
             return math.inf
         found = copy.deepcopy(net).eval()(x).s
     return float((found - expected).abs().max() / expected.abs().max()) if expected.shape == found.shape else 0.0
+
+
+def warn_of_scores(
+    net: nn.Module,  # the standard network as `build` made it, started from the weights
+    weights: Weights,
+    backbone: str | nn.Module,  # as in `check_backbone`
+) -> None:
+    "Say where it gives other scores than the network of its weights: it has a head that is yet to be trained."
+    about = net.config["arguments"]
+    if (away := scores_away(net, weights, backbone, about["num_classes"], about["image_size"])) > 1e-5:
+        why = "its head is of another kind, or for another size; train it before it is used"
+        said = f"{about['backbone']} gives other scores here than the network of these weights, by {away:.0%} of the largest: {why}"
+        warnings.warn(said, stacklevel=3)  # where `build` was called
