@@ -91,6 +91,7 @@ class Collection:
         "What fills rows of a table."
         table = TABLES[number]
         keys = [key for key, title in table.keys(self.backbone).items() if title in rows]
+        seeds = sorted({r["seed"] for rs in self.rows(number).values() for r in rs}) or self.seeds or [0]  # of the rows beside them
         real = [d for d in DATA.values() if d.name == self.data["name"]]
         root = real[0].root if real else self.data["name"]
         precisions = set(self.frame.loc[self.frame["kind"].eq("run"), "precision"])
@@ -101,7 +102,7 @@ class Collection:
             "kind": self.kind,
             "data_root": "" if is_embedded(root) else root,
             "backbone": self.backbone,
-            "seeds": ",".join(str(s) for s in self.seeds or [0]),
+            "seeds": ",".join(map(str, seeds)),
             table.chosen_by: "" if notebook else some.get(table.chosen_by, ""),
             "mixed_precision": "".join(precisions) if len(precisions) == 1 else "no" if self.profile == "paper" else usual.get("mixed_precision", ""),
         }
