@@ -193,6 +193,25 @@ def test_weights_that_give_other_scores_are_told(monkeypatch, theirs, backbone, 
     assert all("train it before it is used" in line and "\n" not in line for line in said)
 
 
+class Beside(nn.Module):
+    """Scores, and others beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps, self.one, self.two = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.maps(x).relu().mean((2, 3))
+        return self.one(y), self.two(y)
+
+
+def test_a_network_that_gives_more_than_scores_is_built_as_before():
+    own = Beside()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(build("plain", own, 4, 64, weights=own.state_dict()).low_net.maps.weight, own.maps.weight)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "convnextv2_atto", "regnety_002", "mobilenetv3_small_050", "repvgg_a0", "dla34", "efficientnet_lite0"])
 def test_timm(name):
     pytest.importorskip("timm")

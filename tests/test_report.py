@@ -216,7 +216,7 @@ def test_two_data_sets_of_one_name_are_refused(tmp_path):
     report = Report("strong", figures)
     (refusal,) = report.refused
     assert "two data sets called 'faces' (1e876108ea5d…, 2844cca582ed…)" in refusal and not report.collections
-    with pytest.raises(ValueError, match=r"\A[^\n]*records holds records of other images called 'faces', first [^\n]*; rename the folder[^\n]*\Z"):
+    with pytest.raises(ValueError, match=r"\A[^\n]*records holds \d+ records of other images called 'faces', first [^\n]*; rename the folder[^\n]*\Z"):
         check_called("faces", data["checksum"][::-1], figures / "strong/records")
 
 
@@ -224,10 +224,11 @@ def test_a_data_set_is_told_from_one_of_its_name_before_it_is_trained_on(tmp_pat
     """Otherwise its tables would stand where the other's did; a damaged record is not what is wrong then, and the same images may come again."""
     shared = dict(runs_dir=tmp_path / "runs", figures_dir=faces, progress=False)
     (faces / "strong/records/torn.json").write_text("[1, ")
+    (faces / "strong/records/list.json").write_text("[1]")
     Experiment("strong", "vgg16_bn", **shared)
     path = record_of(faces)
     rewritten(path, data=json.loads(path.read_text())["data"] | dict(checksum="0" * 64))
-    with pytest.raises(ValueError, match=f"records of other images called 'demo-faces', first {path.name}"):
+    with pytest.raises(ValueError, match=f"holds 1 records of other images called 'demo-faces', first {path.name}"):
         Experiment("strong", "vgg16_bn", **shared)
 
 

@@ -130,15 +130,14 @@ def check_called(
     folder: Path,  # of records
 ) -> None:
     "Raise a one-line `ValueError` where records are of another data set of that name: its tables would be replaced, and `records` would refuse both."
-    for path in folder.glob("*.json"):
-        with suppress(ValueError, AttributeError):  # a damaged record is for `read_record`
-            data = json.loads(path.read_text(encoding="utf-8")).get("data", {})
-            if data.get("name") == name and data["checksum"] != checksum:
-                break
-    else:
-        return
-    raise ValueError(f"{folder} holds records of other images called {name!r}, first {path.name}: tables of both would have one name; "
-                     "rename the folder of images, give another figures_dir, or remove those records")  # fmt: skip
+    others = []
+    for path in sorted(folder.glob("*.json")):
+        with suppress(ValueError, KeyError, TypeError):  # a damaged record is for `read_record`
+            data = json.loads(path.read_text(encoding="utf-8"))["data"]
+            others += [path.name] * (data["name"] == name and data["checksum"] != checksum)
+    if others:
+        raise ValueError(f"{folder} holds {len(others)} records of other images called {name!r}, first {others[0]}: tables of both would have one name; "
+                         "rename the folder of images, give another figures_dir, or remove those records")  # fmt: skip
 
 # %% ../../nbs/lib/lab/records.ipynb #d170cd6b
 def recorded_rows(

@@ -196,16 +196,18 @@ def scores_away(
         return 0.0
     for k, v in needed.items():  # not by `load_state_dict`: MNASNet's asks for a version
         v.copy_(state[k])
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (kin.pixels(backbone) if kin.pixels else (IMAGENET_MEAN, IMAGENET_STD)))
-    parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0)).round()  # that differ from place to place
-    x = F.interpolate(parts, (size, size), mode="bilinear")
+    parts = torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(0), device="cpu").round()  # that differ from place to place
+    x = F.interpolate(parts, (size, size), mode="bilinear").to(next(net.parameters()).device)
+    mean, std = (x.new_tensor(v).view(-1, 1, 1) for v in (kin.pixels(backbone) if kin.pixels else (IMAGENET_MEAN, IMAGENET_STD)))
     with torch.no_grad():
-        try:
-            expected = theirs.eval()((x - mean) / std)
-        except RuntimeError:  # it takes another size alone
-            return math.inf
         found = copy.deepcopy(net).eval()(x).s
-    return float((found - expected).abs().max() / expected.abs().max()) if expected.shape == found.shape else 0.0
+        try:
+            expected = theirs.to(x.device).eval()((x - mean) / std)
+        except Exception:  # whatever somebody's forward raises: it takes another size alone
+            return math.inf
+    if not isinstance(expected, Tensor) or expected.shape != found.shape:  # no scores, or more than these
+        return 0.0
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def warn_of_scores(
@@ -217,5 +219,6 @@ def warn_of_scores(
     about = net.config["arguments"]
     if (away := scores_away(net, weights, backbone, about["num_classes"], about["image_size"])) > 1e-5:
         why = "its head is of another kind, or for another size; train it before it is used"
-        said = f"{about['backbone']} gives other scores here than the network of these weights, by {away:.0%} of the largest: {why}"
+        much = f", by {away:.0%} of the largest" if math.isfinite(away) else ""
+        said = f"{about['backbone']} gives other scores here than the network of these weights{much}: {why}"
         warnings.warn(said, stacklevel=3)  # where `build` was called
