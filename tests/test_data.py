@@ -6,6 +6,7 @@ import struct
 import sys
 import tarfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from wae_nb.data import sets
 from wae_nb.data.batches import loader, stream_seed
 from wae_nb.data.decode import read_image
 from wae_nb.data.folder import DataError, ImageFile, find_images
-from wae_nb.data.sets import load_data
+from wae_nb.data.sets import fewer, load_data
 
 sys.path.insert(0, str(ROOT / "data_prep"))
 import cacd  # noqa: E402
@@ -149,6 +150,9 @@ def test_copies_across_parts_are_named(tmp_path, capsys):
         data = load_data(folder, 32, tmp_path / "cache")
         assert "set: 1 images are in two parts, so what is trained on is tested: test/ann/test1.png is train/ann/train3.png" in capsys.readouterr().out
         assert data.describe()["copies"] == 1
+    kept = [i for i in fewer(data, 1).indices("train") if data.files[i] == "train/ann/train3.png"]
+    assert fewer(data, 1).describe().get("copies", 0) == len(kept)  # of the images that are trained on
+    assert "copies" not in replace(data, split=np.full_like(data.split, 2)).describe()
 
 
 def test_a_picture_over_pillows_limit(people, tmp_path, monkeypatch):

@@ -48,7 +48,7 @@ class Dataset:
     skipped: tuple[str, ...]  # damaged files, left out
     sums: tuple[int, ...] = ()  # CRC-32 of every `BLOCK` images
     white: dict[str, float] = field(default_factory=dict)  # as `WhiteLevels` found it, where images have more than eight bits
-    copies: tuple[str, ...] = ()  # files that are another part's too, byte for byte
+    same: tuple[tuple[int, ...], ...] = ()  # positions of images whose files are the same, byte for byte
 
     def __getstate__(self):
         m = self.images  # a spawned worker opens the file itself; the map would be sent whole
@@ -78,12 +78,16 @@ class Dataset:
                     raise DataError(f"{self.images.filename} ends before image {i}; remove its folder to have the images packed anew")
         return out
 
+    def copies(self) -> list[str]:
+        "Files that are another part's too, and of which one, by the split as it is."
+        used = [[i for i in group if self.split[i] >= 0] for group in self.same]
+        return [f"{self.files[i]} is {self.files[g[0]]}" for g in used for i in g if self.split[i] != self.split[g[0]]]
+
     def describe(self) -> dict:
         "What a record keeps of the data: name, checksum, counts, damaged files, and how many images are in two parts if any are."
         counts = {s: int((self.split == i).sum()) for i, s in enumerate(SPLITS)}
-        images = sum(counts.values())
-        counts |= dict(copies=len(self.copies)) if self.copies else {}
-        return dict(name=self.name, checksum=self.checksum, classes=len(self.classes), images=images, **counts, skipped=list(self.skipped))
+        counts = dict(images=sum(counts.values())) | counts | (dict(copies=len(copies)) if (copies := self.copies()) else {})
+        return dict(name=self.name, checksum=self.checksum, classes=len(self.classes), **counts, skipped=list(self.skipped))
 
 
 def make_split(
@@ -128,12 +132,11 @@ def finish_pack(
     split[where] = make_split(labels[where], [s.split for s in kept])
     np.save(folder / "labels.npy", labels)
     np.save(folder / "split.npy", split)
-    skipped, first, copies = [s.name for s, d in zip(sources, digests) if not d], {}, []
-    for s, digest, part in zip(sources, digests, split.tolist()):
-        if digest and first.setdefault(digest, (part, s.name))[0] != part:
-            copies.append(f"{s.name} is {first[digest][1]}")
+    skipped, groups = [s.name for s, d in zip(sources, digests) if not d], {}
+    for i in where.tolist():
+        groups.setdefault(digests[i], []).append(i)
     meta = dict(format=PACK_FORMAT, name=name, checksum=checksum, classes=classes, files=[s.name for s in sources], skipped=skipped, sums=list(sums))
-    (folder / "meta.json").write_text(json.dumps(meta | dict(white=white or {}, copies=copies)), encoding="utf-8")
+    (folder / "meta.json").write_text(json.dumps(meta | dict(white=white or {}, same=[g for g in groups.values() if len(g) > 1])), encoding="utf-8")
 
 
 def open_pack(
@@ -146,7 +149,7 @@ def open_pack(
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta.pop("format") != PACK_FORMAT:
             raise ValueError("it was packed by another version")
-        meta |= {k: tuple(meta[k]) for k in ("classes", "files", "skipped", "sums", "copies") if k in meta}
+        meta |= {k: tuple(meta[k]) for k in ("classes", "files", "skipped", "sums", "same") if k in meta}
         arrays = {k: np.load(folder / f"{k}.npy", mmap_mode="r" if k == "images" else None) for k in ("images", "labels", "split")}
         data = Dataset(**arrays, **meta)
         if not len(data.images) == len(data.labels) == len(data.split) == len(data.files):
@@ -155,8 +158,8 @@ def open_pack(
         raise DataError(f"{str(folder)!r} is not a whole pack ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}); {again}") from None
     if data.sums and (check or check is None and data.images.nbytes < CHECK_BELOW):
         _check_sums(data, again, quiet=check is None)
-    if data.copies and check is not False:
-        print(f"{data.name}: {len(data.copies)} images are in two parts, so what is trained on is tested: {_listed(data.copies)}")
+    if check is not False and (copies := data.copies()):
+        print(f"{data.name}: {len(copies)} images are in two parts, so what is trained on is tested: {_listed(copies)}")
     return data
 
 
