@@ -9,6 +9,7 @@ __all__ = ['SUMS', 'KEPT', 'CheckpointError', 'clear_training', 'file_digest', '
 # %% ../../nbs/lib/train/checkpoints.ipynb #7f6870dd
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ def clear_training(
     folder: Path,  # of a finished run
 ) -> None:
     "Remove what only its training needed; a process that was killed may have left it."
-    for left in [*folder.glob("checkpoint*"), *folder.glob("best-*.safetensors"), *folder.glob("part*")]:
+    for left in itertools.chain.from_iterable(map(folder.glob, ("checkpoint*", "best-*.safetensors", ".*.safetensors-*.part", "part*"))):
         with contextlib.suppress(OSError):  # a folder of somebody else's
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
