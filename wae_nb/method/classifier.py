@@ -124,6 +124,7 @@ class Method:
     decomposer: Callable[[], nn.Module]  # makes the decomposer
     scale: float  # the size of `low` in that of the image
     high_channels: int = 0  # of `high`; 0 for one stream
+    high_share: float = 0.25  # the channels of the network on `high` in those of the other's; the paper's is a quarter
     own_scale: bool = True  # whether the sub-images need normalising by statistics of their own
     kind: str = "decomposition"  # what makes it cheaper: "standard" for nothing, "resolution" or "decomposition" of the image
     stages: tuple[int, ...] = ()  # the paper's stages of training, in order; () for plain training
@@ -156,6 +157,7 @@ METHODS |= {
     "linear-in": Method("linear encoder, details in the first layer", LinearEncoder, 0.5, 9, joined=True, decoder=LinearDecoder, **_start),
     "linear-luma": Method("linear encoder, luma details in the first layer", lambda: LinearEncoder(details="luma"), 0.5, 3, joined=True, **_start),
     "linear-stem": Method("linear encoder for the first halving, 0.54 of the channels", LinearEncoder, 0.5, 9, joined=True, halved=True, width=0.54, **_start),
+    "wavelet-wide": Method("Wavelet+CNN, half the channels on the details", DWT, 0.5, 9, high_share=0.5, **_own),
     "wavelet-in": Method("Wavelet, details in the first layer", DWT, 0.5, 9, joined=True, **_own),
     "haar": Method("Haar+CNN", lambda: DWT(wavelet="haar"), 0.5, 9, **_own),
     "space-to-depth": Method("space to depth", SpaceToDepth, 0.5, 9, joined=True, **_own),
@@ -215,7 +217,7 @@ def _networks(m: Method, backbone, image_size: int, width: float, high_floor: in
     low_net = without_first_halving(features(backbone)) if m.halved else features(backbone)
     if width != 1 or joined:
         low_net = slim(low_net, 1 / width, in_channels=3 + joined)
-    high_net = slim(low_net, 4, high_floor, apart) if apart else None
+    high_net = slim(low_net, 1 / m.high_share, high_floor, apart) if apart else None
     try:
         return low_net, high_net, feature_shape(low_net, size, 3 + joined), feature_shape(high_net, size, apart)[0] if high_net else 0
     except RuntimeError:
