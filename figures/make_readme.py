@@ -58,6 +58,7 @@ TITLES = {
     "ideas-later-seeds": "Past the paper: seeds that were added",
     "ideas-ms": "Past the paper: accuracy against measured speed-up, INT8 on top",
     "ideas-noise": "Past the paper: noise",
+    "ideas-otherwise": "Past the paper: as many operations, spent otherwise",
     "ideas-pruned": "Past the paper: pruned on top",
     "ideas-steps": "Past the paper: what each step buys",
     "ideas-tasks": "Past the paper: task by task",
