@@ -109,6 +109,6 @@ def blur_table(
         at = {"as they are": tested} | tests
         for k in tested:
             resized = SAME_SIZE.get(METHODS[k[0]].scale), k[1]
-            bar = resized if resized in tested and resized != k else WHOLE
-            out[f"{title_of(k)} ({task})"] = {"in brackets: less": "–" if k == WHOLE else title_of(bar)} | _above(at, k, bar)
+            bar = next((b for b in (resized, WHOLE) if b in tested and b != k), k)
+            out[f"{title_of(k)} ({task})"] = {"in brackets: less": "–" if bar == k else title_of(bar)} | _above(at, k, bar)
     return pd.DataFrame(out).T.rename_axis("out of focus") if out else pd.DataFrame()
