@@ -127,4 +127,4 @@ class OpenVINORun:
         "How many convolutions and linear layers really run in INT8."
         ops = [op.get_rt_info() for op in self.compiled.get_runtime_model().get_ops()]
         kernels = [op["primitiveType"].astype(str) for op in ops if op["layerType"].astype(str) in ("Convolution", "FullyConnected", "MatMul")]
-        return sum(k.endswith("_I8") for k in kernels), len(kernels)
+        return sum(k.lower().endswith("_i8") for k in kernels), len(kernels)  # amx_i8 where what comes in is signed
