@@ -19,14 +19,14 @@ def frame():
 
 
 def test_every_record_has_its_rows(frame):
-    """One for each run, INT8 test and time, one for each variance of a test with noise."""
+    """One for each run, test in another form and time, one for each variance of a test with noise."""
     files = {p.stem: json.loads(p.read_text()) for p in (ROOT / "figures/strong/records").glob("*.json")}
     assert not frame.attrs["refused"] and set(frame["name"]) == files.keys()
     rows = frame.groupby("name").size()
     for name, r in files.items():
         noise = "times" not in r and all(isinstance(t, dict) for t in r["test"].values())
         assert rows[name] == (len(r["test"]) if noise else 1), name
-    assert set(frame["kind"]) == {"run", "noise", "int8", "time", "file"}
+    assert set(frame["kind"]) == {"run", "noise", "int8", "time", "file", "blur"}
 
 
 def test_every_number_is_the_records(frame):
