@@ -149,7 +149,7 @@ def open_pack(
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if meta.pop("format") != PACK_FORMAT:
             raise ValueError("it was packed by another version")
-        meta |= {k: tuple(meta[k]) for k in ("classes", "files", "skipped", "sums", "same") if k in meta}
+        meta = {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items() if k in Dataset.__dataclass_fields__}
         arrays = {k: np.load(folder / f"{k}.npy", mmap_mode="r" if k == "images" else None) for k in ("images", "labels", "split")}
         data = Dataset(**arrays, **meta)
         if not len(data.images) == len(data.labels) == len(data.split) == len(data.files):

@@ -8,7 +8,7 @@ __all__ = ['WAYS_SHOWN', 'against_bars', 'otherwise_table', 'otherwise_told']
 # %% ../../nbs/lib/lab/otherwise.ipynb #0e1f0003
 import pandas as pd
 
-from .beyond import SAME_SIZE, WHOLE, Rows, paired
+from .beyond import BAR, SAME_SIZE, WHOLE, Rows, paired
 from .faint import mean_top1
 from .statistics import holm, of_both, p_of_difference
 from .ways import WAYS
@@ -29,7 +29,7 @@ def against_bars(
 
 
 def _bar(key: tuple[str, str]) -> tuple[str, str]:
-    return "quarter" if METHODS[key[0]].scale <= 0.25 else "half", key[1]
+    return SAME_SIZE.get(METHODS[key[0]].scale, BAR[0]), key[1]
 
 
 def otherwise_table(
