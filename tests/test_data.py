@@ -1,5 +1,6 @@
 """Data on disk: the real faces where they are at hand, and CACD's layout."""
 
+import json
 import os
 import shutil
 import struct
@@ -150,6 +151,9 @@ def test_copies_across_parts_are_named(tmp_path, capsys):
         data = load_data(folder, 32, tmp_path / "cache")
         assert "set: 1 images are in two parts, so what is trained on is tested: test/ann/test1.png is train/ann/train3.png" in capsys.readouterr().out
         assert data.describe()["copies"] == 1
+    meta = next((tmp_path / "cache").rglob("meta.json"))
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | dict(unknown=[])))  # of another version
+    assert load_data(folder, 32, tmp_path / "cache").describe() == data.describe()
     kept = [i for i in fewer(data, 1).indices("train") if data.files[i] == "train/ann/train3.png"]
     assert fewer(data, 1).describe().get("copies", 0) == len(kept)  # of the images that are trained on
     assert "copies" not in replace(data, split=np.full_like(data.split, 2)).describe()
