@@ -20,7 +20,7 @@ from .decomposers import DWT, Identity, LowOnly, Resize
 from .linear import LinearDecoder, LinearEncoder
 from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth
 from .saving import save
-from .slimming import PROBE, slim, without_first_halving
+from .slimming import PROBE, Later, slim, without_first_halving
 from .wae import Decomposition, Encoder
 from .weights import Weights, forget, start_from, warn_of_scores
 
@@ -133,6 +133,7 @@ class Method:
     joined: bool = False  # whether `high` goes into the first layer of the one network, beside `low`, and not into a network of its own
     width: float = 1.0  # of the network, beside `build`'s
     halved: bool = False  # whether the decomposer's halving stands for the network's own first one, which is left out
+    later: bool = False  # whether a joined `high` waits for the network's first halving, and goes into the layer behind it
     decoder: Callable[[nn.Module], nn.Module] | None = None  # decomposer → what inverts it, where plain training has the joint loss (Eq. 9)
     rate: float = 1.0  # share of the learning rate by which the decomposer moves; less for one that starts as what it should be near
     paper: bool = True  # whether the paper has it
@@ -155,6 +156,7 @@ _rival = dict(paper=False, own_scale=False, kind="resolution")
 METHODS |= {
     "linear": Method("linear encoder", LinearEncoder, 0.5, 9, decoder=LinearDecoder, **_start),
     "linear-in": Method("linear encoder, details in the first layer", LinearEncoder, 0.5, 9, joined=True, decoder=LinearDecoder, **_start),
+    "linear-second": Method("linear encoder, details in the second block", LinearEncoder, 0.5, 9, joined=True, later=True, decoder=LinearDecoder, **_start),
     "linear-luma": Method("linear encoder, luma details in the first layer", lambda: LinearEncoder(details="luma"), 0.5, 3, joined=True, **_start),
     "linear-stem": Method("linear encoder for the first halving, 0.54 of the channels", LinearEncoder, 0.5, 9, joined=True, halved=True, width=0.54, **_start),
     "wavelet-wide": Method("Wavelet+CNN, half the channels on the details", DWT, 0.5, 9, high_share=0.5, **_own),
@@ -216,7 +218,8 @@ def _networks(m: Method, backbone, image_size: int, width: float, high_floor: in
     size, (joined, apart) = math.ceil(image_size * m.scale), (m.high_channels, 0) if m.joined else (0, m.high_channels)
     low_net = without_first_halving(features(backbone)) if m.halved else features(backbone)
     if width != 1 or joined:
-        low_net = slim(low_net, 1 / width, in_channels=3 + joined)
+        low_net = slim(low_net, 1 / width, in_channels=3 + joined * (not m.later))
+    low_net = Later(low_net, joined) if m.later else low_net
     high_net = slim(low_net, 1 / m.high_share, high_floor, apart) if apart else None
     try:
         return low_net, high_net, feature_shape(low_net, size, 3 + joined), feature_shape(high_net, size, apart)[0] if high_net else 0
