@@ -22,7 +22,7 @@ from ..data.sets import pack_size
 from ..deploy.engines import Prepared
 from ..deploy.loading import load
 from .folders import data_of, data_of_saved, is_saved, open_run
-from .retested import OnCPU
+from .retested import OnDevice
 from ..method.classifier import DecomposedClassifier
 from ..train.engine import Engine
 from ..train.given import check_standard, check_unseen, check_white
@@ -97,7 +97,7 @@ def evaluate_network(
     if not len(data.indices(split)):
         raise ValueError(f"split={split!r} of {data.name!r} has no images")
     engine, recipe = Engine(device), paper_recipe()
-    task = OnCPU(net) if isinstance(net, Prepared) else ClassifyTask(net, recipe, recipe.classify).to(engine.accelerator.device)
+    task = OnDevice(net) if isinstance(net, Prepared) else ClassifyTask(net, recipe, recipe.classify).to(engine.accelerator.device)
     test, each = evaluate(task, data, split, about["image_size"], engine)
     right, labels = each["answer"] == each["label"], each["label"]
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, "wilson")

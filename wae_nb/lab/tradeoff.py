@@ -26,7 +26,7 @@ from .experiment import Experiment
 from .paper import TABLES, Row, added_rows, pruned_rows
 from .statistics import mean_and_spread
 from .records import epochs
-from .retested import OnCPU, check_classifier, found_beside, record_beside
+from .retested import OnDevice, check_classifier, found_beside, record_beside
 from .timing import Setting, images as random_images, prepared
 from ..measure.latency import time_pairs
 from ..measure.machine import check_precision, hardware, settings
@@ -135,7 +135,7 @@ def evaluate_int8(
     if record := found_beside(run, name, same):
         return record
     engine = engine or Engine("cpu", progress=False)
-    test, each = evaluate(OnCPU(quantised(run, data, images)), data, "test", run.spec.image_size, engine)
+    test, each = evaluate(OnDevice(quantised(run, data, images)), data, "test", run.spec.image_size, engine)
     fields = dict(test=test, answers=each["answer"].tolist(), labels=each["label"].tolist())
     return record_beside(run, name, same | fields, engine.accelerator.is_main_process)
 
