@@ -47,6 +47,7 @@ TITLES = {
     "confusions": "Confusion matrices",
     "ideas-detail": "What details are worth, and what the work on a larger image is worth",
     "ideas": "Past the paper: rows and ways to train them",
+    "ideas-again": "Past the paper: the same specs on another machine",
     "ideas-bar": "Past the paper: decompositions against the resized image trained alike",
     "ideas-blur": "Past the paper: out of focus",
     "ideas-curves": "Past the paper: training curves",
@@ -98,7 +99,12 @@ def links(stem: Path) -> str:
     if rows.exists():
         names = {n for each in json.loads(rows.read_text(encoding="utf-8")).values() for n in each}
         found.append((f"{len(names)} record{'s' * (len(names) != 1)}", rows.name))
-    return " · ".join(f"[{text}]({quote(f'{stem.parent.name}/{name}')})" for text, name in found)
+    return " · ".join(f"[{text}]({quote(f'{within(stem.parent)}/{name}')})" for text, name in found)
+
+
+def within(folder: Path) -> str:
+    """A folder as seen from figures/."""
+    return folder.relative_to(FIGURES).as_posix()
 
 
 def section(folder: Path) -> tuple[list[str], list[str]]:
@@ -120,7 +126,7 @@ def section(folder: Path) -> tuple[list[str], list[str]]:
             lines += ["", f"{of}{links(stem)}"]
             if table.exists():
                 text = table.read_text(encoding="utf-8").strip()
-                lines += ["", text if len(text) < 8000 else f"[{len(text.splitlines())} lines]({folder.name}/{table.name})"]
+                lines += ["", text if len(text) < 8000 else f"[{len(text.splitlines())} lines]({within(folder)}/{table.name})"]
     return headings, lines
 
 
@@ -132,14 +138,14 @@ def anchor(heading: str, seen: dict[str, int]) -> str:
 
 
 def readme() -> str:
-    folders = sorted(p for p in FIGURES.iterdir() if p.is_dir() and any(p.glob("*.md")))
+    folders = sorted({p.parent for p in FIGURES.rglob("*.md")} - {FIGURES})
     contents, body, seen = [], [], {}
     for folder in folders:
         headings, lines = section(folder)
-        first, *others = [anchor(h, seen) for h in (folder.name, *headings)]  # in the order of the page
-        contents += ["", f"**[{folder.name}](#{first})**: " + " · ".join(f"[{h}](#{a})" for h, a in zip(headings, others))]
-        kept = ["", f"Records: [{folder.name}/records]({folder.name}/records)."] if (folder / "records").is_dir() else []
-        body += ["", f"## {folder.name}", *kept, *lines]
+        first, *others = [anchor(h, seen) for h in (within(folder), *headings)]  # in the order of the page
+        contents += ["", f"**[{within(folder)}](#{first})**: " + " · ".join(f"[{h}](#{a})" for h, a in zip(headings, others))]
+        kept = ["", f"Records: [{within(folder)}/records]({within(folder)}/records)."] if (folder / "records").is_dir() else []
+        body += ["", f"## {within(folder)}", *kept, *lines]
     return "\n".join([INTRO, *contents, *body]) + "\n"
 
 

@@ -22,16 +22,16 @@ FIGURES = Path(__file__).resolve().parent
 BOOKS = sorted((FIGURES.parent / "nbs").glob("[0-9]*.ipynb"))
 MEASURED = FIGURES / "timing/notebooks.json"
 BEGIN, END = "<!-- from records, by figures/make_times.py -->", "<!-- end -->"
-TABLES = {"10_past_the_paper": "strong/ideas-*.json"}  # whose runs another sitting trained: their records are named beside its tables
+TABLES = {"10_past_the_paper": ("strong", "h200/strong")}  # where the tables are whose runs another sitting trained: their records are named beside them
 
 
 def read(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def run_records() -> tuple[dict[str, dict], dict[str, str]]:
+def run_records(folder: str = "*") -> tuple[dict[str, dict], dict[str, str]]:
     """Every record of a run that was trained, by its name, and the names by their fingerprints."""
-    found = {r["name"]: r for p in sorted(FIGURES.glob("*/records/*.json")) if "seconds" in (r := read(p))}
+    found = {r["name"]: r for p in sorted(FIGURES.glob(f"{folder}/records/*.json")) if "seconds" in (r := read(p))}
     return found, {json.dumps(r["decisive"], sort_keys=True): name for name, r in found.items()}
 
 
@@ -41,12 +41,12 @@ def printed(book: Path) -> set[str]:
     return set(re.findall(r"^(?:trained|found) ([A-Za-z]\S*?):", said, re.MULTILINE))
 
 
-def runs_of(book: Path, records: dict[str, dict], names: dict[str, str]) -> set[str]:
-    """The runs that a notebook needs, from the first stage on."""
-    todo, all_of_them = printed(book), set()
+def runs_of(book: Path, records: dict[str, dict], names: dict[str, str], folder: str = "") -> set[str]:
+    """The runs that a notebook needs, from the first stage on; those behind the tables of a folder, if it shows some."""
+    todo, all_of_them = printed(book) if not folder else set(), set()
     if book.stem == "08_your_own_model":
         todo = {row["run"] for row in read(FIGURES / "compared/comparison-64px-demo-faces-vgg16_bn-record.json")["rows"]}
-    for path in FIGURES.glob(TABLES.get(book.stem, "no such table")):
+    for path in FIGURES.glob(f"{folder}/ideas-*.json") if folder else ():
         todo |= {name for each in read(path).values() for name in each if name in records}
     while todo:
         name = todo.pop()
@@ -71,13 +71,18 @@ def where(records: list[dict]) -> str:
 
 def line(book: Path, records: dict[str, dict], names: dict[str, str], whole: dict[str, dict]) -> str:
     """What stands at the top of a notebook."""
-    used, said = [records[n] for n in sorted(runs_of(book, records, names))], []
+    used, said, shown = [records[n] for n in sorted(runs_of(book, records, names))], [], []
     given, used = [r for r in used if not r["epochs"]], [r for r in used if r["epochs"]]
     if used:
-        of, shown = f"{len(used)} runs" if len(used) > 1 else "one run", book.stem in TABLES
+        of = f"{len(used)} runs" if len(used) > 1 else "one run"
         took = f"took {long(sum(r['seconds'] for r in used))} to train ({where(used)}{', the standard network not counted' if given else ''})"
-        trains = f"It shows the records of {of}, which {took}, and trains nothing unless `rows` asks for it"
-        said.append(trains if shown else f"Its {of} {took}; what is there is not trained again")
+        said.append(f"Its {of} {took}; what is there is not trained again")
+    for folder in TABLES.get(book.stem, ()):
+        known, called = run_records(folder)
+        if used := [known[n] for n in sorted(runs_of(book, known, called, folder))]:
+            shown.append(f"of {len(used)} runs, which took {long(sum(r['seconds'] for r in used))} to train ({where(used)})")
+    if shown:
+        said.append(f"It shows the records {', and '.join(shown)}, and trains nothing unless `rows` asks for it")
     if book.stem == "04_timing":
         kept = max((read(p) for p in FIGURES.glob("timing/records/*.json")), key=lambda r: r["finished"])
         calls = [ms for t in kept["times"] + kept["others"] for ms in t["ms"]]

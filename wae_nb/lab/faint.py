@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAINTLY', 'CLEANLY', 'OURS_FAINTLY', 'HALF_FAINTLY', 'WHOLE_FAINTLY', 'noisy', 'blurred', 'mean_top1', 'in_noise',
-           'faint_table', 'blur_table']
+           'faint_table', 'blur_table', 'noise_table']
 
 # %% ../../nbs/lib/lab/faint.ipynb #fa1c7003
 import numpy as np
@@ -101,9 +101,21 @@ def blur_table(
     sigmas: tuple[float, ...] = (0.5, 1, 2),  # of the Gaussian, pixels
 ) -> pd.DataFrame:  # strings; empty where no row was tested so
     "What is left out of focus: accuracies, and differences from the resized image trained alike, or else from the standard network by labels."
+    return _tested({task: (each, {f"σ = {s:g}": blurred(frame, each, s) for s in sigmas}) for task, each in tasks.items()}, "out of focus")
+
+
+def noise_table(
+    frame: pd.DataFrame,  # of `records`
+    tasks: dict[str, Rows],  # of `tasks_of`
+    variances: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1),  # V of the noise
+) -> pd.DataFrame:  # strings; empty where no row was tested so
+    "What is left in noise, as `blur_table` says it of images out of focus."
+    return _tested({task: (each, {f"V = {v:g}": noisy(frame, each, v) for v in variances}) for task, each in tasks.items()}, "in noise")
+
+
+def _tested(tasks: dict[str, tuple[Rows, dict[str, Rows]]], name: str) -> pd.DataFrame:
     out = {}
-    for task, each in tasks.items():
-        tests = {f"σ = {s:g}": blurred(frame, each, s) for s in sigmas}
+    for task, (each, tests) in tasks.items():
         seeds = {k: {r["seed"] for rows in tests.values() for r in rows.get(k, [])} for k in each}
         tested = {k: [r for r in rs if r["seed"] in seeds[k]] for k, rs in each.items() if seeds[k]}
         at = {"as they are": tested} | tests
@@ -111,4 +123,4 @@ def blur_table(
             resized = SAME_SIZE.get(METHODS[k[0]].scale), k[1]
             bar = next((b for b in (resized, WHOLE) if b in tested and b != k), k)
             out[f"{title_of(k)} ({task})"] = {"in brackets: less": "–" if bar == k else title_of(bar)} | _above(at, k, bar)
-    return pd.DataFrame(out).T.rename_axis("out of focus") if out else pd.DataFrame()
+    return pd.DataFrame(out).T.rename_axis(name) if out else pd.DataFrame()

@@ -150,17 +150,22 @@ def bootstrap(
     return _drawn(np.asarray(gain, float).tobytes(), len(gain), draws, seed)
 
 
-@lru_cache(maxsize=256)  # notebooks compare the same rows in several places
-def _drawn(gain: bytes, n_seeds: int, draws: int, seed: int) -> np.ndarray:
-    gain = np.frombuffer(gain).reshape(n_seeds, -1)
-    rng, n = np.random.default_rng(seed), gain.shape[1]
-    drawn = np.empty(draws)
-    for d in range(0, draws, 250):  # in parts: a weight for every draw and image would not fit the memory
+@lru_cache(maxsize=6)  # the same for all rows of as many seeds and images; 40 MB for four thousand images
+def _times_drawn(n_seeds: int, n: int, draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng, out = np.random.default_rng(seed), []
+    for d in range(0, draws, 250):  # in parts: a product for every draw and image would not fit the memory
         k = min(250, draws - d)
         images = rng.multinomial(n, np.full(n, 1 / n), k)  # how often each is drawn
         seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), k)
-        drawn[d : d + k] = ((seeds @ gain) * images).sum(1) / (n * n_seeds)  # of counts, so that nothing gained is 0 and not nearly
-    drawn = drawn.round(12) + 0.0  # of photographs' shares, too; and no -0
+        out.append(tuple(w.astype(np.min_scalar_type(w.max())) for w in (seeds, images)))
+    return out
+
+
+@lru_cache(maxsize=256)  # notebooks compare the same rows in several places
+def _drawn(gain: bytes, n_seeds: int, draws: int, seed: int) -> np.ndarray:
+    gain = np.frombuffer(gain).reshape(n_seeds, -1)
+    parts = [((seeds @ gain) * images).sum(1) for seeds, images in _times_drawn(*gain.shape, draws, seed)]  # counts: nothing gained is 0 and not nearly
+    drawn = (np.concatenate(parts) / gain.size).round(12) + 0.0  # of photographs' shares, too; and no -0
     drawn.flags.writeable = False
     return drawn
 
