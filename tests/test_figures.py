@@ -36,7 +36,7 @@ def test_results_are_listed(root):
     done = subprocess.run([sys.executable, root / "figures/make_readme.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     listed = (root / "figures/README.md").read_text()
-    for path in (p for end in ("md", "png") for p in (root / "figures").glob(f"*/*.{end}")):
+    for path in (p for end in ("md", "png") for p in (root / "figures").glob(f"*/**/*.{end}")):
         assert path.stem in listed, path
     for path in TABLES:  # in full
         assert path.with_suffix(".md").read_text().strip() in listed

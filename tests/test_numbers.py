@@ -332,6 +332,40 @@ def fainter_than_epsilon() -> bool:
     return bool(tests) and max(tests) < torch.nn.BatchNorm2d(3).eps
 
 
+def on_gpu(name: str) -> pd.DataFrame:
+    """Means alone, of the GPU's table; its rows are the main ones at 128 px."""
+    table = pd.read_csv(ROOT / f"figures/h200/strong/{name}.csv", index_col=0).drop(columns="in brackets: less")
+    return table.map(lambda cell: float(cell.split()[0])).rename(index=lambda n: n.removesuffix(" (imagenette, 128 px, on a GPU)"))
+
+
+def way_of(row: str) -> str:
+    return row.rsplit(", ", 1)[1]
+
+
+def softened() -> bool:
+    table = on_gpu("ideas-blur-vgg16_bn")
+    gain = table["σ = 0.5"] - table["as they are"]
+    bars = {way_of(n): g for n, g in gain.items() if "half resolution" in n}
+    others = [n for n in gain.index if "half resolution" not in n and "standard network" not in n]
+    return bool((gain > 0).all()) and len(others) > 7 and all(gain[n] > bars[way_of(n)] for n in others)
+
+
+def most_patient() -> bool:
+    out = []
+    for name, column in (("blur", "σ = 2"), ("noise", "V = 0.01"), ("noise", "V = 0.05")):
+        left = on_gpu(f"ideas-{name}-vgg16_bn")[column]
+        left = left[[n for n in left.index if "standard network" not in n]]
+        out += [left[f"Wavelet+CNN, {way}"] == max(v for n, v in left.items() if way_of(n) == way) for way in ("by labels", "taught")]
+    return all(out)
+
+
+def cheapest_of_three() -> bool:
+    table = pd.read_csv(ROOT / "figures/h200/strong/ideas-128px-imagenette-vgg16_bn.csv", index_col=0)["million MACs"]
+    places = ("linear encoder, details in the second block", "linear encoder, details in the first layer", "Wavelet+CNN")
+    second, first, own = (float(pd.Series(table[n]).iloc[0]) for n in places)
+    return second < first < own
+
+
 CONCLUDED = {  # page, words → whether the records say so
     ("nbs/02_imagenet_vgg16.ipynb", "a standard network trained as long is further ahead"): longest,
     ("nbs/02_imagenet_vgg16.ipynb", "the standard network has fewer than both"): longest,
@@ -346,6 +380,9 @@ CONCLUDED = {  # page, words → whether the records say so
     ("nbs/06_noise.ipynb", "of the drawn ones the wavelet's loses *more* without it"): lambda: (without_norm("demo-faces", "Wavelet+CNN") < 0).all(),
     ("nbs/06_noise.ipynb", "as in most seeds of the faces"): lambda: sum(kept_stage_2("faces")) > len(kept_stage_2("faces")) / 2,
     ("nbs/07_ablations.ipynb", "the mean square of $I_H$ is below ε"): fainter_than_epsilon,
+    ("nbs/10_past_the_paper.ipynb", "At half a pixel every row here is *better* than on the image as it is, and each decomposition gains more"): softened,
+    ("nbs/10_past_the_paper.ipynb", "a network of their own on the wavelet's is the most patient with both"): most_patient,
+    ("nbs/10_past_the_paper.ipynb", "second block, where the maps are half as large (`Later`), which is the cheapest of the three"): cheapest_of_three,
     ("README.md", "In noise, details in the first layer cost most of the accuracy, unless trained with `--noise`"): noise_let_in,
 }
 

@@ -29,6 +29,15 @@ def test_every_record_has_its_rows(frame):
     assert set(frame["kind"]) == {"run", "noise", "int8", "time", "file", "blur"}
 
 
+def test_another_machine_s_records_are_its_own():
+    """Every one as it was written, of one GPU, by code that was committed; and beside none of them stands another machine's of the same name."""
+    frame = records("strong", ROOT / "figures/h200")
+    assert not frame.attrs["refused"] and set(frame["kind"]) == {"run", "noise", "blur"}
+    assert {(r["machine"]["gpu"], r["code"]["dirty"]) for r in frame["record"]} == {("NVIDIA H200", False)}
+    here = {p.name: p.read_bytes() for p in (ROOT / "figures/strong/records").glob("*.json")}
+    assert not [p for p in (ROOT / "figures/h200/strong/records").glob("*.json") if here.get(p.name) == p.read_bytes()]
+
+
 def test_every_number_is_the_records(frame):
     for _, row in frame.iterrows():
         r = row["record"]
