@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAINTLY', 'CLEANLY', 'OURS_FAINTLY', 'HALF_FAINTLY', 'WHOLE_FAINTLY', 'noisy', 'blurred', 'mean_top1', 'in_noise',
-           'faint_table', 'blur_table', 'noise_table']
+           'faint_table', 'blur_table', 'noisy_table']
 
 # %% ../../nbs/lib/lab/faint.ipynb #fa1c7003
 import numpy as np
@@ -104,7 +104,7 @@ def blur_table(
     return _tested({task: (each, {f"σ = {s:g}": blurred(frame, each, s) for s in sigmas}) for task, each in tasks.items()}, "out of focus")
 
 
-def noise_table(
+def noisy_table(
     frame: pd.DataFrame,  # of `records`
     tasks: dict[str, Rows],  # of `tasks_of`
     variances: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1),  # V of the noise
