@@ -150,6 +150,7 @@ SETTINGS = {
         "details three times as strong",
         "At 128 pixels, as recorded (run with `image_size` 128",
         "on Imagenette at 128 pixels",
+        "At half a pixel every row here",
         "Tables 3 and 4 at 128 pixels, and all of them at 32, where many",
         "sweep of λ on Imagenette, 32 pixels",
         "seeds, at 128 pixels and then at 32",
