@@ -159,16 +159,18 @@ def test_the_verdict_follows_the_records(tmp_path, right, words):
 
 
 def test_the_strongest_training_goes_first(tmp_path):
-    """Then pictures that are not embedded, then the first kind asked for, then the data with the most test images, then the largest images."""
+    """Then pictures that are not embedded, then the first kind asked for, then the most test images, the most to train on, the largest images."""
     shutil.copytree(ROOT / "figures/strong/records", tmp_path / "strong/records")
     (tmp_path / "small/records").mkdir(parents=True)
     embedded = next(p for p in sorted((tmp_path / "strong/records").glob("plain-vgg16*.json")) if json.loads(p.read_text())["data"]["name"] == "demo-photos")
     shutil.move(embedded, tmp_path / "small/records")
-    places = Verdicts(tmp_path, claims=[]).sources.places(("photos", "faces"), "vgg16")
-    order = [(c.profile, c.data["name"].startswith("demo-"), c.kind, c.data["test"], px) for c, px in places]
-    assert order == sorted(order, key=lambda o: (o[0] != "small", o[1], o[2] != "photos", -o[3], -o[4])) and {"small", "strong"} == {o[0] for o in order}
+    found = Verdicts(tmp_path, claims=[]).sources.places(("photos", "faces"), "vgg16")
+    order = [(c.profile, c.data["name"].startswith("demo-"), c.kind, c.data["test"], c.data["train"], px) for c, px in found]
+    assert order == sorted(order, key=lambda o: (o[0] != "small", o[1], o[2] != "photos", *(-n for n in o[3:])))
+    assert {"small", "strong"} == {o[0] for o in order}
     assert order[0][:2] == ("small", True) and any(o[1] for o in order[2:])
-    assert next(o for o in order if o[0] == "strong") == ("strong", False, "photos", 3925, 128)
+    assert next(o for o in order if o[0] == "strong") == ("strong", False, "photos", 3925, 8969, 128)
+    assert ("strong", False, "photos", 3925, 1000, 224) in order  # larger images, but few of them
 
 
 def test_the_papers_own_numbers_bear_its_claims():

@@ -110,7 +110,7 @@ class Evidences:
 
         def last(place):
             c, px = place
-            return STRENGTH.index(c.profile), is_embedded(c.data["name"]), kinds.index(c.kind), -c.data["test"], -px
+            return STRENGTH.index(c.profile), is_embedded(c.data["name"]), kinds.index(c.kind), -c.data["test"], -c.data["train"], -px
 
         return sorted(out, key=last)
 
