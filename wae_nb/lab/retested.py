@@ -148,7 +148,7 @@ def evaluate_blur(
     sigma: float,  # of the Gaussian, pixels, > 0
     device: str = "cpu",  # "auto", "cpu" or "cuda"
 ) -> dict:  # a record: the metrics under "test", the answers under "answers", sigma under "blur"
-    "Test a run on blurred images, or find it tested. Raises `ValueError` for other data, or sigma not above 0."
+    "Test a run on blurred images, or find it tested. Raises `ValueError` for other data, sigma not above 0, or no such device."
     _check(run, data)
     if not sigma > 0:
         raise ValueError(f"sigma={sigma!r}: blur by more than 0 pixels")

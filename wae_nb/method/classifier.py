@@ -133,7 +133,7 @@ class Method:
     joined: bool = False  # whether `high` goes into the first layer of the one network, beside `low`, and not into a network of its own
     width: float = 1.0  # of the network, beside `build`'s
     halved: bool = False  # whether the decomposer's halving stands for the network's own first one, which is left out
-    later: bool = False  # whether a joined `high` waits for the network's first halving, and goes into the layer behind it
+    later: bool = False  # whether a joined `high` waits for the network's first halving, and is added to the maps there
     decoder: Callable[[nn.Module], nn.Module] | None = None  # decomposer → what inverts it, where plain training has the joint loss (Eq. 9)
     rate: float = 1.0  # share of the learning rate by which the decomposer moves; less for one that starts as what it should be near
     paper: bool = True  # whether the paper has it

@@ -123,16 +123,18 @@ class Later(nn.Module):
         "Raises `ValueError` for a network that is no row of layers, or has none behind its first halving."
         super().__init__()
         named = list(net.named_children()) if isinstance(net, nn.Sequential) else []
-        x, self.first, sides = torch.empty(1, 3, PROBE, PROBE, device="meta"), 0, [PROBE]
+        x, self._first, sides = torch.empty(1, 3, PROBE, PROBE, device="meta"), 0, [PROBE]
         with torch.no_grad():
             for m in copy.deepcopy(net).to("meta").eval() if named else ():
                 if sides[-1] < PROBE and (m(x).shape[-1] < sides[-1] or any(isinstance(part, nn.Conv2d) for part in m.modules())):
                     break  # what only normalises and activates belongs to the layer before
-                x, self.first = m(x), self.first + 1
+                x, self._first = m(x), self._first + 1
                 sides.append(x.shape[-1])
-        if self.first == len(named):
+        if self._first == len(named):
             raise ValueError(f"{type(net).__name__}: details can go in behind the first halving of a row of layers (nn.Sequential) alone")
-        self.row = [name for name, _ in named]
+        if "details" in dict(named):
+            raise ValueError(f"{type(net).__name__}: a layer is named 'details', as the one that is added; rename it")
+        self._row = [name for name, _ in named]
         for name, m in copy.deepcopy(net).named_children():
             self.add_module(name, m)
         own, times = x.shape[1], PROBE // sides[-1]
@@ -144,6 +146,6 @@ class Later(nn.Module):
     ) -> Tensor:  # maps of the row
         "The maps."
         x, high = x[:, :3], self.details(x[:, 3:])
-        for i, name in enumerate(self.row):
-            x = getattr(self, name)(x + high[..., : x.shape[-2], : x.shape[-1]] if i == self.first else x)
+        for i, name in enumerate(self._row):
+            x = getattr(self, name)(x + high[..., : x.shape[-2], : x.shape[-1]] if i == self._first else x)
         return x
