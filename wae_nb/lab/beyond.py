@@ -161,9 +161,10 @@ def by_group(
 def against_resized(
     found: Rows,  # of `ways_of`
     bars: dict[float, str] = SAME_SIZE,  # size of the low sub-image → the row that each is compared with
+    ways: tuple[str, ...] = TAUGHT,  # of `WAYS`
 ) -> dict[tuple[str, str], tuple[float, float, float]]:  # as `accuracy_difference`
-    "Each decomposition that was taught, less the resized image of the same size trained alike."
-    ours = [k for k in found if METHODS[k[0]].kind == "decomposition" and k[1] in TAUGHT]
+    "Each decomposition that was trained in these ways, less the resized image of the same size trained alike."
+    ours = [k for k in found if METHODS[k[0]].kind == "decomposition" and k[1] in ways]
     pairs = {k: (found[k], found[bars[METHODS[k[0]].scale], k[1]]) for k in ours if (bars.get(METHODS[k[0]].scale), k[1]) in found}
     return {k: d for k, rows in pairs.items() if (d := paired(*rows))}
 
@@ -180,24 +181,23 @@ def on_validation(
 def in_all(
     tasks: dict[str, Rows],  # of `tasks_of`
 ) -> str:
-    "On which tasks a decomposition clears the bar, the bars apart."
+    "On which tasks a decomposition clears the bar and on which it falls short, taught and by labels alone, the bars apart."
     out = []
-    for scale, bar in SAME_SIZE.items():
-        each = {task: {k: d for k, d in against_resized(found).items() if METHODS[k[0]].scale == scale} for task, found in tasks.items()}
-        each = {task: differences for task, differences in each.items() if differences}
-        if each:
-            where = [_where(tasks, each, bar, sign) for sign in (1, -1)]
-            said = f"against {METHODS[bar].title}, trained alike, some decomposition is above on {where[0]} of {len(each)} task{'s' * (len(each) != 1)}"
-            out.append(f"{said[0].upper()}{said[1:]}, some below on {where[1]}. {_together(tasks, each, bar)}")
+    for (ways, how), (scale, bar) in itertools.product(((TAUGHT, "Taught"), (("labels",), "By labels alone")), SAME_SIZE.items()):
+        each = {t: {k: d for k, d in against_resized(rows, ways=ways).items() if METHODS[k[0]].scale == scale} for t, rows in tasks.items()}
+        if each := {task: differences for task, differences in each.items() if differences}:
+            above, below = (_where(tasks, each, bar, sign) for sign in (1, -1))
+            said = f"{how}, and against {METHODS[bar].title}, trained alike: some decomposition is more accurate on {above} of "
+            out.append(f"{said}{len(each)} task{'s' * (len(each) != 1)}, some less on {below}. {_together(tasks, each, bar)}")
     last = "The intervals are each comparison's own, and of few seeds too narrow rather than too wide."
-    return f"{' '.join(out)} {last} Where nothing is said, they can't tell the two apart, and a resized image is the simpler choice."
+    return f"{' '.join(out)} {last} A task that isn't named has no significant difference (95 % CI includes 0); there a resized image is the simpler choice."
 
 
 def _together(tasks: dict[str, Rows], each: dict[str, dict], bar: str) -> str:
     "How many of a bar's comparisons stay when they are corrected for their number."
     rows = [of_both(tasks[task][k], tasks[task][bar, k[1]]) for task, differences in each.items() for k in differences]
     stay = sum(p < 0.05 for p in holm([p_of_difference(a, b) for a, b in rows]))
-    return f"Corrected for their number (Holm), {stay} of {len(rows)} comparisons with it tell{'s' * (stay == 1)} the two apart."
+    return f"Corrected for their number (Holm), {stay} of {len(rows)} comparison{'s' * (len(rows) != 1)} {'is' if stay == 1 else 'are'} significant."
 
 
 def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -> str:
@@ -205,12 +205,14 @@ def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -
     out = []
     for task, differences in each.items():
         if told := [k for k, (_, low, high) in differences.items() if (low > 0 if sign > 0 else high < 0)]:
-            rows, alike = tasks[task], [k for k in differences if k[0] in {k[0] for k in told}]
+            rows, names = tasks[task], dict.fromkeys(k[0] for k in told)
+            alike = [k for k in differences if k[0] in names]
             notes = [f"in {len(told)} of {len(alike)} ways to train it"] * (len(alike) > len(told))
             most = max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told)
             notes += [f"by {'one seed' if most == 1 else 'two seeds'}"] * (most < 3)
             opposite = all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
-            out.append(", ".join([task, *notes, *["where the validation split says the opposite"] * opposite]))
+            named = f"{task}: {' and '.join(METHODS[m].title for m in names)}"
+            out.append(", ".join([named, *notes, *["where the validation split says the opposite"] * opposite]))
     return f"{len(out)}" + f" ({'; '.join(out)})" * bool(out)
 
 
@@ -271,10 +273,10 @@ def in_short(
     against = against_resized(found)
     above, below = ([title_of(k) for k, (_, low, high) in against.items() if (low > 0 if up else high < 0)] for up in (True, False))
     kinds, n = len({k[0] for k in against}), len(against)
-    counted = f"of {n} row{'s' * (n != 1)} with a teacher, of {kinds} decomposition{'s' * (kinds != 1)}, "
-    counted += f"{len(above)} above the resized image of the same size (half or a quarter), trained alike, {len(below)} below"
-    which = [f"; {word}: {', '.join(names)}" for word, names in (("above", above), ("below", below)) if names]
-    out += [counted + ", the others can't be told from it" * (len(above) + len(below) < n) + "".join(which)] if against else []
+    counted = f"{n} taught row{'s' * (n != 1)} of {kinds} decomposition{'s' * (kinds != 1)} against the resized image of the same size, trained alike: "
+    which = [f"{len(names)} {word}" + f" ({'; '.join(names)})" * bool(names) for word, names in (("more accurate", above), ("less", below))]
+    rest = n - len(above) - len(below)
+    out += [counted + ", ".join(which) + f", {rest} without significant difference (95 % CI includes 0)" * bool(rest)] if against else []
     cheap, bests = _cheap(found, fewer), {}
     for what, among in (("decomposition", {k: rs for k, rs in cheap.items() if k in against}), ("of all rows", cheap)):
         if among:
@@ -292,5 +294,5 @@ def in_short(
             out += told(title, title_of(("quarter", way)), two, quarter) if quarter else []
     for k in against_resized(found, SAME_COST):
         wide = SAME_COST[METHODS[k[0]].scale]
-        out += told(title_of(k), f"{METHODS[wide].title}, of as many operations, trained alike,", found[k], found[wide, k[1]])
+        out += told(title_of(k), f"{METHODS[wide].title}, of as many operations and trained alike", found[k], found[wide, k[1]])
     return out
