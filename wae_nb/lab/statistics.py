@@ -118,9 +118,10 @@ def of_both(
 def over_seeds(
     a: list[dict],  # records of one row, one for each seed
     b: list[dict],  # of the other
+    compared: list[dict] | None = None,  # the records of a that were, where it isn't all that both have
 ) -> str:  # to come after a difference; "" where both have the same seeds
     "Which seeds a difference is of, where a row has more."
-    both = [r["seed"] for r in of_both(a, b)[0]]
+    both = [r["seed"] for r in (of_both(a, b)[0] if compared is None else compared)]
     return "" if len(both) == len(a) == len(b) else f", over seeds {both}, which both have"
 
 

@@ -126,9 +126,9 @@ def noise_table(
         for title in table.methods:
             published, heading = own and title in table.columns, f"{names.get(title, title)} (%)"
             said, got = table.rows.get(f"V={v}", {}).get(title), tested.get((title, float(v)), [])
-            got = got if len(got) == len(rows.get(title, [])) else []  # a mean over some seeds would stand beside means over all
+            fewer = f" ({len(got)})" * (0 < len(got) < len(rows.get(title, [])))  # a mean over some seeds stands beside means over all
             cells = {"paper": "–" if said is None else f"{said:.2f}"} if published else {}
-            cells |= {"measured": mean_and_spread(got) if got else "–"} if published or title in rows else {}
+            cells |= {"measured": f"{mean_and_spread(got)}{fewer}" if got else "–"} if published or title in rows else {}
             cells |= {"difference": signed(sum(got) / len(got) - said if got and said is not None else None)} if published and real else {}
             out[f"V={v}"] |= {f"{heading}, {k}": cell for k, cell in cells.items()}
     return pd.DataFrame.from_dict(out, orient="index").rename_axis(f"Table {number}")
@@ -178,7 +178,8 @@ def make_table(
     most = max(seeds.values(), key=len)
     if fewer := [f"{names.get(title, title)} {s}" for title, s in seeds.items() if s != most]:
         said = f"{said.rstrip()} Fewer seeds: {', '.join(fewer)}."
-    return noise_table(number, rows, backbone) if table.noise else error_table(number, rows, backbone, *costs), said
+    made = noise_table(number, rows, backbone) if table.noise else error_table(number, rows, backbone, *costs)
+    return made, said + " In brackets: of how many seeds, where not all were tested so." * bool(table.noise and made.stack().str.endswith(")").any())
 
 
 def comparisons(
@@ -193,12 +194,12 @@ def comparisons(
         x, y = of_both(*(rows.get(title, []) for title in (a, b)))
         if not x:
             continue
-        last = over_seeds(rows[a], rows[b])
         titles = names.get(a, a), names.get(b, b)
         if not TABLES[number].noise:
-            out.append(verdict(*titles, accuracy_difference(x, y, draws)) + last)
+            out.append(verdict(*titles, accuracy_difference(x, y, draws)) + over_seeds(rows[a], rows[b]))
             continue
-        for v in [v for v in variances({a: x, b: y}) if all(v in r["test"] for r in (*x, *y))]:
-            at = ([dict(r, answers=r["answers"][v]) for r in rs] for rs in (x, y))
-            out.append(f"V={v}: {verdict(*titles, accuracy_difference(*at, draws))}{last}")
+        for v in variances({a: x, b: y}):
+            at = of_both(*([dict(r, answers=r["answers"][v]) for r in rs if v in r["test"]] for rs in (x, y)))
+            if at[0]:
+                out.append(f"V={v}: {verdict(*titles, accuracy_difference(*at, draws))}{over_seeds(rows[a], rows[b], at[0])}")
     return out
