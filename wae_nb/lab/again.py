@@ -74,9 +74,9 @@ def again_told(
     if not (apart := [of[1][f] - of[0][f] for f in of[0] if f in of[1]]):
         return []
     within = [np.var([100 * r["test"]["top1"] for r in rs], ddof=1) for rs in again.values() if len(rs) > 1]
-    out = [f"of {len(apart)} specs trained on both, top-1 differs by {np.mean(apart):+.2f} points in the mean, with a standard deviation of {np.std(apart):.2f}"]
+    out = [f"of {len(apart)} specs trained on both, top-1 differs by {np.mean(apart):+.2f} points in the mean, standard deviation {np.std(apart):.2f}"]
     if within:
-        out[0] += f"; two seeds of a row on one machine differ with one of {np.sqrt(2 * np.mean(within)):.2f}"
+        out[0] += f"; two seeds of a row on one machine differ with a standard deviation of {np.sqrt(2 * np.mean(within)):.2f}"
     here, there = against_bars(found), against_bars(again)
     both = [k for k in there if k in here]
     same = [k for k in both if here[k][0] * there[k][0] > 0]
@@ -90,5 +90,6 @@ def again_told(
     for word, side in (("above", 1), ("below", -1)):
         names = [k for k, o in over.items() if side * o.difference[0] > 0 and o.difference[1] * o.difference[2] > 0]
         told = f"each seed's difference averaged over both machines, {word} it: {', '.join(map(title_of, names)) or 'none'}"
-        out.append(told + f"; when all {len(over)} are corrected together (Holm): {sum(stay[k] < 0.05 for k in names)} of {len(names)}" * bool(names))
+        last = sum(stay[k] < 0.05 for k in names)
+        out.append(told + f"; when all {len(over)} are corrected together (Holm): {last} of {len(names)}" * bool(names))
     return out
