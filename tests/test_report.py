@@ -18,6 +18,7 @@ from wae_nb.lab.paper import FIGURES, TABLES
 from wae_nb.lab.profiles import PROFILES
 from wae_nb.lab.records import check_called
 from wae_nb.lab.report import Report
+from wae_nb.method.classifier import METHODS
 from wae_nb.train.records import RecordError, digest
 
 TABLE = re.compile(r"table(\d)-.*")
@@ -296,7 +297,8 @@ def test_tables_of_other_sizes_and_past_the_paper(tmp_path):
     said = report.beyond()
     heads = [f"### Rows past the paper: accuracy against operations: imagenette, vgg16_bn, {px} px" for px in (128, 64)]
     assert 0 < said.index(heads[0]) < said.index(heads[1])
-    assert "ideas-ms-128px-imagenette-vgg16_bn.png" in report.front() and "- past the paper, vgg16_bn: Against standard network" in report.front()
+    assert "ideas-ms-128px-imagenette-vgg16_bn.png" in report.front() and "- past the paper, vgg16_bn: Taught, and against standard network" in report.front()
+    assert f"`linear-in`: {METHODS['linear-in'].title}" in report.front()
     assert "### imagenette, vgg16_bn, 32 px" in report.table(3)
     (first, *_) = json.loads((folder / "strong/table3-32px-imagenette-vgg16_bn.json").read_text())["cA"]
     (folder / f"strong/records/{first}.json").unlink()

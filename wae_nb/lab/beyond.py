@@ -180,7 +180,7 @@ def on_validation(
 
 def in_all(
     tasks: dict[str, Rows],  # of `tasks_of`
-) -> str:
+) -> list[str]:
     "On which tasks a decomposition clears the bar and on which it falls short, taught and by labels alone, the bars apart."
     out = []
     for (ways, how), (scale, bar) in itertools.product(((TAUGHT, "Taught"), (("labels",), "By labels alone")), SAME_SIZE.items()):
@@ -189,8 +189,7 @@ def in_all(
             above, below = (_where(tasks, each, bar, sign) for sign in (1, -1))
             said = f"{how}, and against {METHODS[bar].title}, trained alike: some decomposition is more accurate on {above} of "
             out.append(f"{said}{len(each)} task{'s' * (len(each) != 1)}, some less on {below}. {_together(tasks, each, bar)}")
-    last = "The intervals are each comparison's own, and of few seeds too narrow rather than too wide."
-    return f"{' '.join(out)} {last} A task that isn't named has no significant difference (95 % CI includes 0); there a resized image is the simpler choice."
+    return out
 
 
 def _together(tasks: dict[str, Rows], each: dict[str, dict], bar: str) -> str:

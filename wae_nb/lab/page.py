@@ -60,7 +60,7 @@ math { font-size: 1.05em } math[display=block] { overflow-x: auto; overflow-y: h
   .contents { position: fixed; inset: 0 auto 0 0; width: 17rem; overflow-y: auto; padding: 1rem; border-right: 1px solid var(--line) }
   .contents::details-content { content-visibility: visible } .contents > summary { list-style: none } tr > :first-child { min-width: 9rem }
   .front { display: grid; grid-template-columns: 3fr 2fr; column-gap: 1.5rem }
-  .front > p, .front > ul { margin-top: 0 } .front > ul { font-size: 15px; padding-left: 1.1em }
+  .front > div > p, .front > ul { margin-top: 0 } .front > div > p { font-size: 14px } .front > ul { font-size: 15px; padding-left: 1.1em }
 }
 @page { size: A4; margin: 14mm }
 @media print {
