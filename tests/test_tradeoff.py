@@ -5,8 +5,11 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
+from matplotlib.text import Text
 
 from wae_nb.deploy.engines import check_engine
 from wae_nb.lab import tradeoff
@@ -306,16 +309,39 @@ def test_picture(seed):
     line = ax.lines[0].get_xydata()
     assert {tuple(means[n]) for n in front} <= {tuple(p) for p in line} and len(line) == 2 * len(front) - 1
     assert all(a[0] == b[0] or a[1] == b[1] for a, b in zip(line, line[1:]))
-    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["Pareto front", "standard", "decomposition", "pruning", "quantisation", "resolution"]
+    legend = ["Pareto front", "what the others are compared with", "standard", "split into sub-images", "pruning", "quantisation", "resolution"]
+    assert sorted(t.get_text() for t in fig.legends[0].get_texts()) == sorted(legend)
     fig.canvas.draw()
     ticks = {float(t.get_text()) for t in ax.get_xticklabels()}
     assert {1, 2, 4} <= ticks
-    boxes = {t.get_text(): t.get_window_extent() for t in ax.texts}
+    boxes = {t.get_text(): Text.get_window_extent(t) for t in ax.texts}  # without the line that leads to its point
     assert boxes.keys() == points.keys()
     frame = ax.get_window_extent()
     for i, (name, a) in enumerate(boxes.items()):
         assert frame.x0 <= a.x0 and a.x1 <= frame.x1 and frame.y0 <= a.y0 and a.y1 <= frame.y1, name
         assert not any(a.overlaps(b) for b in list(boxes.values())[i + 1 :]), name
+    plt.close(fig)
+
+
+def test_names_are_on_no_marker_and_not_on_the_front():
+    """The table of the front page, at 128 px, where three names were."""
+    from matplotlib import pyplot as plt
+
+    table = pd.read_csv(ROOT / "figures/strong/ideas-ms-128px-imagenette-vgg16_bn.csv", index_col="row")
+    x, y = (table[column].astype(str).str.split().str[0].astype(float) for column in ("speed-up", "top-1 accuracy (%)"))
+    front = list(table.index[table["on the front, by means"].eq("✓")])
+    fig = picture({n: ([x[n]], [y[n]]) for n in table.index}, front, table.index[x.argmin()])
+    (ax,) = fig.axes
+    fig.canvas.draw()
+    markers = ax.transData.transform(np.column_stack([x, y]))
+    steps = ax.transData.transform(ax.lines[0].get_xydata())
+    line = np.concatenate([np.linspace(a, b, 500) for a, b in zip(steps, steps[1:])])
+    assert len(ax.texts) == len(table)
+    for text in ax.texts:
+        box = Text.get_window_extent(text)
+        for points, apart in (markers, 5), (line, 0.5):  # points of print: a marker's half, and half the line
+            away = np.linalg.norm(points - np.clip(points, box.min, box.max), axis=1) * 72 / fig.dpi
+            assert away.min() > apart, text.get_text()
     plt.close(fig)
 
 

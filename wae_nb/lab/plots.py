@@ -12,16 +12,18 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from adjustText import adjust_text
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from .naming import name_points
+
 # %% ../../nbs/lib/lab/plots.ipynb #187e92f2
 COLOURS = tuple(sns.color_palette("colorblind").as_hex())
 KINDS = {"standard": "#000000", "decomposition": COLOURS[0], "pruning": COLOURS[3], "quantisation": COLOURS[2], "resolution": COLOURS[4]}
+_SAID = {"decomposition": "split into sub-images"}  # where a kind is shown beside a row that is called the same
 _HATCHES = ("", "///", "...", "xx", "\\\\", "++")
 
 
@@ -61,9 +63,9 @@ def _lines(ax: Axes, frame: pd.DataFrame, names: list[str], **how) -> None:
     sns.lineplot(frame, x="x", y="y", ax=ax, legend="full", errorbar=("pi", 100), **look, **how)
 
 
-def _legend(fig: Figure, top: bool = False) -> None:
-    "One legend for all axes, outside of them."
-    found = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
+def _legend(fig: Figure, top: bool = False, said: dict[str, str] | None = None) -> None:
+    "One legend for all axes, outside of them; `said`: what a label is there."
+    found = {(said or {}).get(label, label): handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     for ax in fig.axes:
         if ax.get_legend():
             ax.get_legend().remove()
@@ -210,28 +212,14 @@ def tradeoff(
     sns.scatterplot(frame, s=16, alpha=0.4, lw=0, legend=False, zorder=2, **look)
     marks = {k: "sovD^PX*pdh"[i % 11] for i, k in enumerate(order)}
     sns.scatterplot(means, s=95, style="kind", style_order=order, markers=marks, legend="full" if kinds else False, zorder=3, **look)
-    ax.plot(*at[baseline], "o", ms=15, mfc="none", mec="grey")
+    ax.plot(*at[baseline], "o", ms=15, mfc="none", mec="grey", label="what the others are compared with")
     ax.set(xscale="log", xlabel=plain(xlabel), ylabel=plain(ylabel))
     ax.margins(0.1)
     _log_ticks(ax.xaxis)
     ax.minorticks_off()
-    _legend(fig, top=True)
-    _name_points(ax, at, {n: colours[kind[n]] for n in at}, steps, frame)
+    _legend(fig, top=True, said=_SAID)
+    name_points(ax, {plain(n): xy for n, xy in at.items()}, {plain(n): colours[kind[n]] for n in at}, frame[["x", "y"]].to_numpy(), steps)
     return fig
-
-
-def _name_points(ax: Axes, at: dict[str, tuple[float, float]], colours: dict[str, str], steps: list, frame: pd.DataFrame) -> None:
-    "Each name beside its point, not on another name, a point or the front; a line leads to it where it is far."
-    ax.figure.draw_without_rendering()  # only now are places on the page known
-    texts = [ax.text(*at[n], plain(n), color=colours[n], fontsize=10, zorder=4) for n in at]
-    way = [p for a, b in zip(steps, steps[1:]) for p in np.linspace(a, b, 25)]
-    rim = ax.transData.transform(list(at.values()))[:, None] + 0.11 * ax.figure.dpi * np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])
-    x, y = zip(*frame[["x", "y"]].to_numpy(), *way, *ax.transData.inverted().transform(rim.reshape(-1, 2)))
-    to_x, to_y = zip(*at.values())
-    look = dict(arrowprops=dict(arrowstyle="-", color="grey", lw=0.8), min_arrow_len=12)
-    adjust_text(texts, x, y, target_x=to_x, target_y=to_y, ax=ax, expand=(1.08, 1.4), force_static=(0.2, 0.4), iter_lim=600, **look)
-    for text in texts:
-        text.set_in_layout(False)
 
 # %% ../../nbs/lib/lab/plots.ipynb #7d24c8fc
 @theme()
