@@ -12,13 +12,13 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import textalloc
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from .naming import name_points
 
 # %% ../../nbs/lib/lab/plots.ipynb #187e92f2
 COLOURS = tuple(sns.color_palette("colorblind").as_hex())
@@ -218,8 +218,21 @@ def tradeoff(
     _log_ticks(ax.xaxis)
     ax.minorticks_off()
     _legend(fig, top=True, said=_SAID)
-    name_points(ax, {plain(n): xy for n, xy in at.items()}, {plain(n): colours[kind[n]] for n in at}, frame[["x", "y"]].to_numpy(), steps)
+    _name_points(ax, at, [colours[kind[n]] for n in at], [*frame[["x", "y"]].to_numpy(), *at.values()], steps)
     return fig
+
+
+def _name_points(ax: Axes, at: dict[str, tuple[float, float]], colours: list[str], dots: list[tuple[float, float]], steps: list) -> None:
+    "Each name beside its point, on no marker, on no other name and not on the front; a thin line leads to it."
+    ax.figure.draw_without_rendering()  # only now are places on the page known
+    (x, y), (x_dots, y_dots) = zip(*at.values()), zip(*dots)
+    limits, apart = dict(xlim=ax.get_xlim(), ylim=ax.get_ylim()), dict(min_distance=0.016, max_distance=0.15, margin=0.013, nbr_candidates=1000)
+    clear = dict(x_scatter=x_dots, y_scatter=y_dots, avoid_label_lines_overlap=True, avoid_crossing_label_lines=True)
+    clear |= dict(zip(("x_lines", "y_lines"), ([each] for each in zip(*steps))))
+    texts = textalloc.allocate(ax, x, y, [*map(plain, at)], textcolor=colours, linecolor="grey", linewidth=0.8, **apart, **clear)[2]
+    ax.set(**limits)
+    for text in texts:
+        text.set_in_layout(False)
 
 # %% ../../nbs/lib/lab/plots.ipynb #7d24c8fc
 @theme()
