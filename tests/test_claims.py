@@ -16,7 +16,7 @@ from test_report import rewritten
 
 from wae_nb.lab.claims import CLAIMS, Accuracy, Claim, Operations, Speed, SubImages
 from wae_nb.lab.evidence import Evidence
-from wae_nb.lab.statistics import accuracy_difference, bootstrap, gains, holm, needed, p_value
+from wae_nb.lab.statistics import accuracy_difference, bootstrap, gains, holm, needed, p_of_difference, p_value, score_interval
 from wae_nb.lab.verdicts import FAILS, HOLDS, MISSING, OPEN, Verdicts, decide, to_say_it
 
 
@@ -88,6 +88,57 @@ def test_as_many_images_are_told_by_the_bootstrap(s, level):
     images, _ = needed(gain, level=level)
     p = [p_value(bootstrap(np.tile(gain, round(share * images / 300)), 10_000, seed=1)) for share in (2 / 3, 3 / 2)]
     assert p[0] > level > p[1] and images > 1000
+
+
+def rows_of(right, labels=None):
+    """Two rows of records, from which images each seed's networks have right: (2, seeds, images)."""
+    labels = [1] * right.shape[-1] if labels is None else labels
+    return [[dict(seed=s, labels=labels, answers=np.where(x, labels, -1).tolist()) for s, x in enumerate(row)] for row in right]
+
+
+@pytest.mark.parametrize("n, share, copies", [(50, 1.0, 2), (50, 1.0, 5), (90, 0.95, 2), (90, 0.9, 7), (300, 0.97, 3), (20, 0.5, 2)])
+def test_a_seed_that_is_copied_says_no_more(n, share, copies):
+    """Neither does the interval get narrower nor p smaller, against any threshold."""
+    for seed in range(5):
+        right = np.random.default_rng(seed).random((2, 1, n)) < np.array([share, 1.0]).reshape(2, 1, 1)
+        one, many = rows_of(right), rows_of(right.repeat(copies, 1))
+        (d, low, high), (same, lower, higher) = accuracy_difference(*one), accuracy_difference(*many)
+        assert d == pytest.approx(same) and lower <= low + 1e-9 and high - 1e-9 <= higher and lower < higher
+        for against in (0.0, -1.0, 3.0):
+            assert p_of_difference(*many, against) >= p_of_difference(*one, against) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_eight_images_of_ninety(seeds):
+    """McNemar's exact test of those that tell the rows apart, by SciPy: p is near it, and no smaller than the score's, whose z is the root of their number."""
+    right = np.ones((2, seeds, 90), bool)
+    right[1, :, :8] = False
+    exact, score = stats.binomtest(8, 8).pvalue, 2 * stats.norm.sf(8**0.5)
+    assert 0.5 * exact < score * (1 - 1e-9) <= p_of_difference(*rows_of(right)) < 2 * exact
+
+
+def test_agreeing_on_everything_is_no_certainty():
+    """Fifty images without a difference leave room for one of z² / (50 + z²), however many seeds agree."""
+    most = 100 * 1.959964**2 / (50 + 1.959964**2)
+    for seeds in (1, 2, 4):
+        rows = rows_of(np.ones((2, seeds, 50), bool))
+        assert accuracy_difference(*rows) == pytest.approx((0, -most, most), abs=1e-3)
+        assert p_of_difference(*rows, -0.22) > 0.5
+
+
+def test_many_telling_images_are_the_bootstrap_s():
+    """For several seeds as for one; images that tell any seed's networks apart count, so that seeds which differ on other images are many."""
+    right = np.ones((2, 3, 400), bool)
+    for s, k in itertools.product(range(3), range(10)):
+        right[k % 2, s, 100 * s + k] = False  # of each seed ten, of all thirty
+    rows = rows_of(right)
+    drawn = bootstrap(gains(*rows))
+    assert accuracy_difference(*rows)[1:] == pytest.approx(100 * np.quantile(drawn, [0.025, 0.975]), rel=1e-9)
+    assert p_of_difference(*rows, 0.5) == p_value(drawn, 0.005)
+    few = [[r for r in row if r["seed"] < 2] for row in rows]  # twenty
+    ends = 100 * np.quantile(bootstrap(gains(*few)), [0.025, 0.975])
+    score = [100 * end for end in score_interval(5, 5, 400)]  # each image tells one of two seeds apart
+    assert accuracy_difference(*few)[1:] == pytest.approx((min(ends[0], score[0]), max(ends[1], score[1])))
 
 
 def line(value, against=0.0, below=False, p=0.01, **of):

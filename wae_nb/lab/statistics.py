@@ -43,23 +43,32 @@ def accuracy_difference(
     seed: int = 0,  # of the bootstrap
     level: float = 0.95,  # of the interval, in (0, 1)
 ) -> tuple[float, float, float]:  # a's accuracy less b's, and the ends of the interval, in points
-    """A paired two-way bootstrap (Owen 2007, "The pigeonhole bootstrap"), over seeds and what `drawn_from` names. Where a single seed's networks are
-    told apart by fewer than `TELLING` images, the score interval for paired shares (Tango 1998, *Statistics in Medicine*), of photographs no narrower
+    """A paired two-way bootstrap (Owen 2007, "The pigeonhole bootstrap"), over seeds and what `drawn_from` names. Where fewer than `TELLING` images
+    tell the rows apart, the score interval for paired shares (Tango 1998, *Statistics in Medicine*), of several seeds or of photographs no narrower
     than the bootstrap's. Raises `ValueError` if the records do not pair."""
     gain = gains(a, b)
     low, high = np.quantile(bootstrap(gain, draws, seed), [0.5 - level / 2, 0.5 + level / 2])
     if apart := _few(a, b):
         ends = score_interval(*apart, len(a[0]["labels"]), level)
-        low, high = ends if drawn_from(a[0]) == IMAGE else (min(low, ends[0]), max(high, ends[1]))
+        low, high = ends if _by_score_alone(a) else (min(low, ends[0]), max(high, ends[1]))
     return 100 * gain.mean(), 100 * low, 100 * high
 
 
-TELLING = 25  # test images that tell two networks apart; below, the bootstrap knows too few differences
+TELLING = 25  # test images that tell two rows apart; below, the bootstrap knows too few differences
 
 
-def _few(a: list[dict], b: list[dict]) -> tuple[int, int] | None:
-    "How many images tell a single seed's networks apart, where that is fewer than `TELLING`."
-    return apart if len(a) == 1 and sum(apart := told_apart(a[0], b[0])) < TELLING else None
+def _few(a: list[dict], b: list[dict]) -> tuple[float, float] | None:
+    "The images that tell the rows apart for some seed, where they are fewer than `TELLING`: on how many a is better in the mean over the seeds, and b."
+    gain = _by_image(a, b)
+    if (gain != 0).any(0).sum() >= TELLING:
+        return None
+    mean = gain.mean(0)  # an image that tells half of the seeds' networks apart counts half: more than its variance
+    return float(mean[mean > 0].sum()), float((-mean[mean < 0]).sum())
+
+
+def _by_score_alone(records: list[dict]) -> bool:
+    "Whether images are all that errs: neither seeds nor photographs do."
+    return len(records) == 1 and drawn_from(records[0]) == IMAGE
 
 
 def told_apart(
@@ -129,16 +138,21 @@ def gains(
     b: list[dict],  # of the other, with the same seeds and test images
 ) -> np.ndarray:  # (seeds, images): 1 where a alone is right, -1 where b alone is; (seeds, photographs): their sums, so scaled that the mean is the images'
     "The difference for each of what `drawn_from` names, seed by seed. Raises `ValueError` for records that do not pair."
+    gain = _by_image(a, b)
+    if drawn_from(a[0]) == IMAGE:
+        return gain
+    labels = np.array(a[0]["labels"])
+    among = labels[:, None] == np.unique(labels)
+    return gain @ among * among.shape[1] / len(labels)
+
+
+def _by_image(a: list[dict], b: list[dict]) -> np.ndarray:
     if [r["seed"] for r in a] != [r["seed"] for r in b]:
         raise ValueError(f"seeds {[r['seed'] for r in a]} and {[r['seed'] for r in b]} do not pair; compare runs of the same seeds")
     if any(r["labels"] != a[0]["labels"] for r in (*a, *b)):
         raise ValueError("the records are of different test images; compare runs on the same data")
     labels = np.array(a[0]["labels"])
-    gain = np.stack([(np.array(x["answers"]) == labels).astype(float) - (np.array(y["answers"]) == labels) for x, y in zip(a, b)])
-    if drawn_from(a[0]) == IMAGE:
-        return gain
-    among = labels[:, None] == np.unique(labels)
-    return gain @ among * among.shape[1] / len(labels)
+    return np.stack([(np.array(x["answers"]) == labels).astype(float) - (np.array(y["answers"]) == labels) for x, y in zip(a, b)])
 
 
 def bootstrap(
@@ -210,7 +224,7 @@ def p_of_difference(
     if not (apart := _few(a, b)):
         return drawn
     score = 2 * NormalDist().cdf(-abs(_score(*apart, len(a[0]["labels"]), against / 100)))
-    return score if drawn_from(a[0]) == IMAGE else max(drawn, score)
+    return score if _by_score_alone(a) else max(drawn, score)
 
 
 def holm(
