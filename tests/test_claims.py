@@ -154,6 +154,12 @@ def line(value, against=0.0, below=False, p=0.01, **of):
         (line(-2.0), 0.2, OPEN),
         (line(-0.1, against=-0.22), 0.01, HOLDS),  # loses less than it may
         (line(-0.3, against=-0.22), 0.01, FAILS),
+        (line(-3.78, against=-0.8, top5=-0.62), 0.01, OPEN),  # a margin of top-5, which top-5 keeps and top-1 doesn't
+        (line(-0.1, against=-0.22, top5=-0.3), 0.01, OPEN),
+        (line(-0.3, against=-0.22, top5=-0.22), 0.01, OPEN),
+        (line(-0.3, against=-0.22, top5=-0.5), 0.01, FAILS),
+        (line(-0.1, against=-0.22, top5=0.5), 0.01, HOLDS),
+        (line(-0.1, against=-0.22, top5=0.5), 0.06, OPEN),
         (line(4.38, against=4.11, below=True), None, FAILS),  # counted
         (line(4.11, against=4.11), None, HOLDS),
         (line(0.1, against=0.5, below=True), 0.01, HOLDS),
@@ -259,11 +265,16 @@ def test_differences_follow_from_their_records():
         answers = [r["answers"][test.variance] if test.variance else r["answers"] for r in records]
         right = [100 * np.mean(np.equal(a, r["labels"])) for a, r in zip(answers, records)]
         half = len(right) // 2
-        value, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\] points", said).groups())
+        value, low, high, *top5 = [float(x) for x in re.fullmatch(r"(\S+) \[(\S+), (\S+)\] points(?: of top-1; (\S+) of top-5)?", said).groups() if x]
         assert value == pytest.approx(np.mean(right[:half]) - np.mean(right[half:]), abs=0.006)
         assert [r["seed"] for r in records[:half]] == [r["seed"] for r in records[half:]]
         assert not verdict.startswith(HOLDS) or low >= test.against
         assert not verdict.startswith(FAILS) or high <= test.against
+        if test.within:  # the paper's margin is of top-5, whose mean has to be on the side of top-1's
+            assert re.search("top-1.* top-5 points", sentence) and "top-5 accuracy" in test.paper
+            of_top5 = [100 * r["test"]["top5"] for r in records]
+            assert top5 == [pytest.approx(np.mean(of_top5[:half]) - np.mean(of_top5[half:]), abs=0.006)]
+            assert verdict.startswith(OPEN) or (top5[0] >= test.against) == (value >= test.against)
         seen += 1
     assert seen >= 20
 

@@ -47,13 +47,27 @@ class Evidence:
     each: str = "seed"
     drawn: str = IMAGE  # as of `drawn_from`
     place: tuple[Collection, int] | None = None  # of `places`
+    top5: float | None = None  # the mean difference of top-5, points, where `against` is one of top-5 and the value of top-1
 
     @property
     def here(self) -> str:
         "The value with its interval."
         sign = "+" if self.unit == "points" else ""
         interval = f" [{self.low:{sign}.2f}, {self.high:{sign}.2f}]" if self.p is not None else ""
-        return f"{self.value:{sign}.2f}{interval} {self.unit}".strip()
+        top5 = "" if self.top5 is None else f" of top-1; {self.top5:+.2f} of top-5"
+        return f"{self.value:{sign}.2f}{interval} {self.unit}{top5}".strip()
+
+    def bears(
+        self,
+        value: float,  # in its unit
+    ) -> bool:
+        "Whether a value is on the claim's side of what it is held against."
+        return value < self.against if self.below else value >= self.against
+
+    @property
+    def at_odds(self) -> bool:
+        "Whether top-5 is on the other side than top-1."
+        return self.top5 is not None and self.bears(self.top5) != self.bears(self.value)
 
     @property
     def one(self) -> bool:
@@ -150,7 +164,8 @@ class Evidences:
         on = f"{c.data['name']}, {n}, {px} px, {c.backbone}, recipe {recipe!r}, {_plural(len(seeds), 'seed')}"
         names = tuple(f"{c.profile}/records/{r['name']}" for r in (*a, *b))
         p = p_of_difference(a, b, test.against, self.draws)
-        return Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place)
+        top5 = 100 * float(np.mean([x["test"]["top5"] - y["test"]["top5"] for x, y in zip(a, b)])) if test.within else None
+        return Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place, top5=top5)
 
     @staticmethod
     def _answered(rows: list[dict], variance: str) -> dict[int, dict]:

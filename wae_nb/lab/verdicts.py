@@ -34,9 +34,9 @@ def decide(
     "The verdict."
     if e is None:
         return MISSING
-    if p is not None and not p < LEVEL:
+    if e.at_odds or (p is not None and not p < LEVEL):
         return OPEN
-    return HOLDS if (e.value < e.against if e.below else e.value >= e.against) else FAILS
+    return HOLDS if e.bears(e.value) else FAILS
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #bf55f2b8
 def _enough(values: tuple[float, ...], against: float, level: float) -> int | None:
@@ -60,6 +60,8 @@ def to_say_it(
     claims: int,  # that are tested together
 ) -> str:
     "How many seeds, runs or test images would be needed."
+    if e.at_odds:
+        return "top-1 and top-5 are on different sides of the margin"
     level = LEVEL / claims
     if e.gain is None:
         n = _enough(e.values, e.against, level)
@@ -85,6 +87,9 @@ def fills(
     if isinstance(test, Speed) and not {test.row, test.than} - {""} <= {*timed_rows(TABLES[test.number].backbone).values()}:
         return UNTIMED
     return f"papermill nbs/04_timing.ipynb out.ipynb{' -p device cuda' * (getattr(test, 'device', '') == 'gpu')}"
+
+
+_OF_TOP_5 = "The margin is one of top-5; which images have the right class among their first five is not recorded, so no test of top-5 is possible."
 
 
 class Verdicts:
@@ -136,9 +141,10 @@ class Verdicts:
         e, claim = self.evidence[i], self.claims[i]
         if e is None or e.place is None:
             return ""
+        said = [] if e.top5 is None else [f" {_OF_TOP_5}"]
         found = [(t, other) for t in claim.beside if (other := self.sources.accuracy(t, e.place))]
-        said = [f" Beside it: {verdict(t.a, t.b, (o.value, o.low, o.high))}." for t, o in found]
-        apart = [o for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.low <= o.against <= o.high]
+        said += [f" Beside it: {verdict(t.a, t.b, (o.value, o.low, o.high))}." for t, o in found]
+        apart = [o for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.low <= o.against <= o.high and not o.at_odds]
         said += [f" Elsewhere, by its own interval, otherwise: {o.here}, {as_text(o.rests_on)}." for o in apart if decide(o, 0.0) != self.words[i]]
         return "".join(said)
 
