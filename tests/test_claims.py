@@ -15,7 +15,7 @@ from test_figures import regenerated
 from test_report import rewritten
 
 from wae_nb.lab.claims import CLAIMS, Accuracy, Claim, Operations, Speed, SubImages
-from wae_nb.lab.evidence import Evidence
+from wae_nb.lab.evidence import Evidence, Evidences
 from wae_nb.lab.statistics import accuracy_difference, bootstrap, gains, holm, needed, p_of_difference, p_value, score_interval
 from wae_nb.lab.verdicts import FAILS, HOLDS, MISSING, OPEN, Verdicts, decide, to_say_it
 
@@ -245,6 +245,59 @@ def test_the_papers_own_numbers_bear_its_claims():
     assert len({c.test.sentence for c in CLAIMS}) == len(CLAIMS)
     assert {type(c.test) for c in CLAIMS} == {Accuracy, Speed, Operations, SubImages}
     assert {c.where for c in CLAIMS} >= {f"Table {n}" for n in range(1, 8)}
+
+
+def test_what_a_claim_rests_on_names_its_machines(tmp_path):
+    """Where they are more than one: those that the records name, a GPU before its CPU."""
+    shutil.copytree(ROOT / "figures/strong/records", tmp_path / "strong/records")
+    (claim,) = [c for c in CLAIMS if c.test.sentence == "w/ FT is more accurate than w/o FT"]
+    found = Evidences(tmp_path, draws=200).of(claim.test)
+    paths = [tmp_path / f"{name}.json" for name in found.records]
+    for gpu, cpu, at in ((None, "A", 0), ("G", "A", 1)):
+        record = json.loads(paths[at].read_text())
+        rewritten(paths[at], machine=record["machine"] | dict(cpu=cpu, gpu=gpu))
+    machines = {m["gpu"] or m["cpu"] for m in (json.loads(p.read_text())["machine"] for p in paths)}
+    assert Evidences(tmp_path, draws=200).of(claim.test).rests_on.endswith(f" seeds, on {' and '.join(sorted(machines))}") and len(machines) > 2
+    for p in paths:
+        rewritten(p, machine=json.loads(p.read_text())["machine"] | dict(cpu="A", gpu=None))
+    assert Evidences(tmp_path, draws=200).of(claim.test).rests_on.endswith(" seeds")
+
+
+NEWER = [dict(versions={"torch": torch, "openvino": openvino}) for torch, openvino in (("2", "1"), ("1", "2"))]
+
+
+@pytest.mark.parametrize("device, engine, newer, older", [("cpu", "openvino", NEWER[1], NEWER[0]), ("cuda", "graph", NEWER[0], NEWER[1])])
+@pytest.mark.parametrize("other, runs", [(dict(gpu="H"), 1), (dict(cpu="I"), 1), ({}, 2), ("newer", 1), ("older", 2)])
+def test_timings_of_one_machine_and_engine(tmp_path, other, runs, device, engine, newer, older):
+    """A run on another GPU, another CPU or by another version of the engine is no repetition; PyTorch's version is that of its own engines."""
+    record = json.loads(min((ROOT / "figures/timing/records").glob("*.json")).read_text())
+    setting = record["main"] | dict(device=device, engine=engine)
+    times = [t | dict(device=device, engine=engine) for t in record["times"] if all(t[k] == record["main"][k] for k in record["main"])]
+    machine = record["machine"] | dict(gpu="G", versions={"torch": "1", "openvino": "1"})
+    (tmp_path / "timing/records").mkdir(parents=True)
+    for name, changed in (("a", dict(newer=newer, older=older).get(str(other), other)), ("b", {})):
+        path = tmp_path / f"timing/records/{name}.json"
+        path.write_text(json.dumps(record))
+        faster = [t | dict(speedup=[x * (1 + (name == "a") / 10) for x in t["speedup"]]) for t in times]
+        rewritten(path, name=name, main=setting, times=faster, machine=machine | changed, finished=f"2026-01-01T00:00:0{(name == 'b') + 0}+00:00")
+    found = Evidences(tmp_path).of(Speed(1, "Ours", "gpu" if device == "cuda" else "cpu"))
+    assert len(found.values) == runs
+
+
+@pytest.mark.parametrize("kept, values", [("Ours", []), ("", []), ("seeds", []), ("all", [0.2 - 0.7, 0.1 - 0.4])])
+def test_a_table_without_a_row_is_no_evidence(tmp_path, kept, values):
+    """Nor one whose rows share no seed; another one beside it is taken all the same."""
+    lines = ["row,seed,R²", "Ours,0,0.2", "Ours,1,0.1", "Decomposition+CNN,0,0.7", "Decomposition+CNN,1,0.4"]
+    some = {"all": lines, "seeds": [*lines[:2], lines[4]], "": lines[:1]}.get(kept, lines[:3])
+    (tmp_path / "strong").mkdir()
+    (tmp_path / "strong/likeness-flowers-vgg16_bn.csv").write_text("\n".join(some))
+    (tmp_path / "strong/wavelet-like-flowers-vgg16_bn.csv").write_text('property,9/7 wavelet,"auto-encoder, seed 0"\nPSNR from both (dB),144,33')
+    tests = {c.test.what: c.test for c in CLAIMS if isinstance(c.test, SubImages)}
+    found = Evidences(tmp_path).of(tests["likeness"])
+    assert list(found.values if found else ()) == pytest.approx(values)
+    assert Evidences(tmp_path).of(tests["psnr"]) is None
+    (tmp_path / "strong/likeness-demo-photos-vgg16_bn.csv").write_text("\n".join(lines))
+    assert Evidences(tmp_path).of(tests["likeness"]).values == pytest.approx((0.2 - 0.7, 0.1 - 0.4))
 
 
 def committed() -> pd.DataFrame:
