@@ -7,6 +7,7 @@ __all__ = ['LEVEL', 'HOLDS', 'FAILS', 'OPEN', 'MISSING', 'decide', 'to_say_it', 
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #b736f59d
 import os
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from .evidence import Evidence, Evidences
 from .experiment import save_output
 from .paper import TABLES
 from .records import records
-from .statistics import holm, needed, verdict
+from .statistics import POWER, holm, needed, verdict
 from .tables import as_text
 from .timing import UNTIMED, timed_rows
 
@@ -40,14 +41,20 @@ def decide(
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #bf55f2b8
 def _enough(values: tuple[float, ...], against: float, level: float) -> int | None:
-    "How many values would tell their mean from `against`; None for one value, or for more than a thousand."
-    from scipy.stats import t
+    "How many values would tell their mean from `against`, with the chance `POWER`; None for fewer than three values, or for more than a thousand."
+    from scipy.stats import nct, t
 
-    if len(values) < 2 or np.mean(values) == against:
-        return None
-    n = np.arange(2, 1001)
-    enough = t.ppf(1 - level / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n) < abs(np.mean(values) - against)
-    return int(n[enough.argmax()]) if enough.any() else None
+    if len(values) < 3 or np.mean(values) == against:
+        return None  # of two, the spread says next to nothing
+    away = abs(np.mean(values) - against) / np.std(values, ddof=1)
+
+    def told(n):  # by the t-test: its statistic is non-central
+        return nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, away * np.sqrt(n)) >= POWER
+
+    return bisect_left(range(1000), True, lo=2, key=told) if told(1000) else None
+
+
+_DECIDES = f"would decide it with {100 * POWER:g} % power"
 
 
 def _about(n: int) -> str:
@@ -65,13 +72,13 @@ def to_say_it(
     level = LEVEL / claims
     if e.gain is None:
         n = _enough(e.values, e.against, level)
-        return f"about {_about(n)} {e.each}s would decide it" if n else f"more {e.each}s are needed"
+        return f"about {_about(n)} {e.each}s {_DECIDES}" if n else f"more {e.each}s are needed"
     images, seeds = needed(e.gain, e.against / 100, level)
     if e.one:
-        return f"about {_about(images)} {e.drawn}s would decide it of these networks, more seeds of others" if images else "both rows have as many right"
+        return f"about {_about(images)} {e.drawn}s {_DECIDES} of these networks, more seeds of others" if images else "both rows have as many right"
     ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
     nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would decide it"
-    return f"about {' or '.join(ways)} would decide it" if ways else nothing
+    return f"about {' or '.join(ways)} {_DECIDES}" if ways else nothing
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
 def fills(
