@@ -233,8 +233,8 @@ def test_verdicts(evidence, p, word):
 def test_what_it_would_take():
     rng = np.random.default_rng(0)
     one = line(1.0, gain=rng.choice([-1, 0, 1], (1, 300), p=[0.1, 0.79, 0.11]).astype(float))
-    assert re.fullmatch(r"about [\d,]+ test images would decide it with 80 % power of these networks, more seeds of others", to_say_it(one, 20))
-    assert "photographs would decide it with 80 % power of these networks" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
+    assert re.fullmatch(r"about [\d,]+ test images would decide it of these networks with 80 % power, more seeds of others", to_say_it(one, 20))
+    assert "photographs would decide it of these networks with 80 % power" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
     assert to_say_it(line(0.0, gain=np.zeros((1, 9))), 20) == "both rows have as many right"
     three = line(1.0, gain=0.01 + np.array([[-0.05], [0.0], [0.05]]) + np.zeros((3, 50)))
     assert "seeds on these images would decide it with 80 % power" in to_say_it(three, 1)

@@ -54,7 +54,7 @@ def _enough(values: tuple[float, ...], against: float, level: float) -> int | No
     return bisect_left(range(1000), True, lo=2, key=told) if told(1000) else None
 
 
-_DECIDES = f"would decide it with {100 * POWER:g} % power"
+_SURE = f"with {100 * POWER:g} % power"
 
 
 def _about(n: int) -> str:
@@ -72,13 +72,15 @@ def to_say_it(
     level = LEVEL / claims
     if e.gain is None:
         n = _enough(e.values, e.against, level)
-        return f"about {_about(n)} {e.each}s {_DECIDES}" if n else f"more {e.each}s are needed"
+        return f"about {_about(n)} {e.each}s would decide it {_SURE}" if n else f"more {e.each}s are needed"
     images, seeds = needed(e.gain, e.against / 100, level)
     if e.one:
-        return f"about {_about(images)} {e.drawn}s {_DECIDES} of these networks, more seeds of others" if images else "both rows have as many right"
+        if not images:
+            return "both rows have as many right"
+        return f"about {_about(images)} {e.drawn}s would decide it of these networks {_SURE}, more seeds of others"
     ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
     nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would decide it"
-    return f"about {' or '.join(ways)} {_DECIDES}" if ways else nothing
+    return f"about {' or '.join(ways)} would decide it {_SURE}" if ways else nothing
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
 def fills(
