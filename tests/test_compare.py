@@ -302,12 +302,14 @@ def test_the_answer():
     assert of(a, b, c).row is a and "for all 3 rows at once: a, 3.00 times as fast" in of(a, b, c).sentence
     assert of(a, b, c, points=1.2).row is b
     none = of(b, c)
-    assert none.row is None and re.search("about 57[67] test images are needed", none.sentence)  # 400 · (0.6 / 0.5)²
+    (n,) = map(int, re.findall(r"about (\d+) test images are needed for 80 % power and there are 400", none.sentence.replace(",", "")))
+    error = 0.6 / 1.959964 * (400 / n) ** 0.5  # of a mean of −0.5 points, which is normal: an interval that ends above −1 in four cases of five
+    assert none.row is None and stats.norm.sf(-1 + 1.959964 * error, -0.5, error) == pytest.approx(0.8, abs=1e-3)
     assert none.named is b and of(a, b, c).named is a
-    few = row("e", 5.0, (-0.5, -2.3, 1.3)) | dict(apart=(0, 2))  # of 400: the score interval, which shrinks otherwise
-    (n,) = map(int, re.findall(r"about ([\d,]+) test", of(few).sentence.replace(",", "")))
-    low = [100 * score_interval(0, 2 * k / 400, k)[0] for k in (n - 1, n)]
-    assert low[0] < -1 <= low[1] and of(few).named is few
+    few = row("e", 5.0, (-0.5, -2.3, 1.3)) | dict(apart=(0, 2))  # of 400: the score interval, which shrinks otherwise; how many there are is binomial
+    (n,) = map(int, re.findall(r"about (\d+) test", of(few).sentence.replace(",", "")))
+    enough = max(k for k in range(n) if 100 * score_interval(0, k, n)[0] >= -1)  # more that the other alone has right don't say it
+    assert stats.binom.cdf(enough, n, 2 / 400) == pytest.approx(0.8, abs=0.06) and of(few).named is few
     assert of(row("d", 9.0, (-5.0, -6.0, -4.0))).sentence.endswith("-5.00 points [-6.00, -4.00].")
     assert of(c).row is None and "No row is faster" in of(c).sentence
 

@@ -11,12 +11,13 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .plots import tradeoff
-from .statistics import score_interval, TELLING
+from .statistics import POWER, score_interval, TELLING
 from .tradeoff import pareto_front
 from ..train.records import digest, RecordError
 
@@ -39,14 +40,16 @@ def _said(row: dict, base: dict) -> str:
 def _to_say_it(row: dict, points: float, images: int, level: float) -> str:
     "How many test images would say that a row is within the points, if its mean is what it is, and the share of images that tell the two apart."
     d, low, _ = row["difference"]
-    needed = math.ceil(images * ((d - low) / (d + points)) ** 2)
+    z, short = NormalDist().inv_cdf(0.5 + level / 2), NormalDist().inv_cdf(POWER)  # standard errors, of the interval and of a mean that falls short
+    needed = math.ceil(images * ((d - low) * (1 + short / z) / (d + points)) ** 2)
     if sum(apart := row.get("apart", (TELLING,))) < TELLING:  # the interval is another
 
         def told(n):
-            return 100 * score_interval(*(n / images * k for k in apart), n, level)[0] >= -points
+            won, lost = (n / images * k for k in apart)
+            return 100 * score_interval(won, lost + short * math.sqrt(won + lost - (won - lost) ** 2 / n), n, level)[0] >= -points
 
         needed = bisect_left(range(needed), True, lo=images, key=told)
-    return f"about {needed:,} test images are needed, and there are {images:,}"
+    return f"about {needed:,} test images are needed for {100 * POWER:g} % power, and there are {images:,}"
 
 
 def answer(

@@ -47,13 +47,27 @@ class Evidence:
     each: str = "seed"
     drawn: str = IMAGE  # as of `drawn_from`
     place: tuple[Collection, int] | None = None  # of `places`
+    top5: float | None = None  # the mean difference of top-5, points, where `against` is one of top-5 and the value of top-1
 
     @property
     def here(self) -> str:
         "The value with its interval."
         sign = "+" if self.unit == "points" else ""
         interval = f" [{self.low:{sign}.2f}, {self.high:{sign}.2f}]" if self.p is not None else ""
-        return f"{self.value:{sign}.2f}{interval} {self.unit}".strip()
+        top5 = "" if self.top5 is None else f" of top-1; {self.top5:+.2f} of top-5"
+        return f"{self.value:{sign}.2f}{interval} {self.unit}{top5}".strip()
+
+    def bears(
+        self,
+        value: float,  # in its unit
+    ) -> bool:
+        "Whether a value is on the claim's side of what it is held against."
+        return value < self.against if self.below else value >= self.against
+
+    @property
+    def at_odds(self) -> bool:
+        "Whether top-5 is on the other side than top-1."
+        return self.top5 is not None and self.bears(self.top5) != self.bears(self.value)
 
     @property
     def one(self) -> bool:
@@ -148,9 +162,12 @@ class Evidences:
         recipe, n, drawn_of = a[0]["recipe"], _plural(len(a[0]["labels"]), IMAGE), drawn_from(a[0])
         n += f" of {_plural(gain.shape[1], drawn_of)}" * (drawn_of != IMAGE)
         on = f"{c.data['name']}, {n}, {px} px, {c.backbone}, recipe {recipe!r}, {_plural(len(seeds), 'seed')}"
+        machines = sorted({r["machine"]["gpu"] or r["machine"]["cpu"] for r in (*a, *b)})
+        on += f", on {' and '.join(machines)}" * (len(machines) > 1)
         names = tuple(f"{c.profile}/records/{r['name']}" for r in (*a, *b))
         p = p_of_difference(a, b, test.against, self.draws)
-        return Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place)
+        top5 = 100 * float(np.mean([x["test"]["top5"] - y["test"]["top5"] for x, y in zip(a, b)])) if test.within else None
+        return Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place, top5=top5)
 
     @staticmethod
     def _answered(rows: list[dict], variance: str) -> dict[int, dict]:
@@ -174,14 +191,13 @@ class Evidences:
         self,
         test: Speed,
     ) -> Evidence | None:
-        "Over separate runs of the timings: the same engine on both sides, single precision, the paper's size, one machine."
+        "Over separate runs of the timings: the same engine on both sides, of one version, single precision, the paper's size, one machine."
         backbone = TABLES[test.number].backbone
         keys = {title: key for key, title in timed_rows(backbone).items()}
         first = quoted_timing(self.timings, "cuda" if test.device == "gpu" else "cpu")
         if first is None or not {test.row, test.than} - {""} <= keys.keys():
             return None
-        here = (first["main"], first["machine"]["cpu"])
-        same = [r for r in self.timings if (r["main"], r["machine"]["cpu"]) == here and quoted_timing([r], first["main"]["device"])]
+        same = [r for r in self.timings if _timed_on(r) == _timed_on(first) and quoted_timing([r], first["main"]["device"])]
         rates = {}
         for r in same:
             each = [find_times(r, backbone, keys[row], **r["main"], batch=table_batch(r)) for row in (test.row, test.than) if row]
@@ -232,10 +248,17 @@ class Evidences:
         name = {"psnr": "wavelet-like", "likeness": "likeness"}[what]
         for profile in STRENGTH:
             tables = sorted((self.root / profile).glob(f"{name}-*-vgg16*.csv"))
-            if found := [(p, _values(what, pd.read_csv(p, index_col=0))) for p in tables]:
+            if found := [(p, values) for p in tables if (values := _values(what, pd.read_csv(p, index_col=0)))]:
                 path, values = max(found, key=lambda f: (not is_embedded(f[0].stem.removeprefix(f"{name}-").rpartition("-")[0]), len(f[1])))
                 return values, [f"{profile}/{path.stem}"], f"the table {path.stem}, {_plural(len(values), 'seed')}"
         return None
+
+
+def _timed_on(record: dict) -> tuple:
+    "The setting and the machine of a timing, and the version of its engine: PyTorch's, where it is no package of its own."
+    m = record["machine"]
+    versions = m.get("versions", {})
+    return record["main"], m["cpu"], m["gpu"], versions.get(record["main"]["engine"], versions.get("torch"))
 
 
 def _own_engines(runs: list[dict], backbone: str, row: str) -> str:
@@ -251,9 +274,12 @@ def _own_engines(runs: list[dict], backbone: str, row: str) -> str:
 
 
 def _values(what: str, table: pd.DataFrame) -> list[float]:
-    "One for each seed."
+    "One for each seed; none where a row is missing."
+    rows = ("Ours", "Decomposition+CNN") if what == "likeness" else ("PSNR from both (dB)", "PSNR with I_H = 0 (dB)")
+    if not {*rows} <= {*table.index}:
+        return []
     if what == "likeness":
-        ours, other = (table.loc[[row]].set_index("seed")["R²"] for row in ("Ours", "Decomposition+CNN"))
+        ours, other = (table.loc[[row]].set_index("seed")["R²"] for row in rows)
         return (ours - other).dropna().tolist()
-    back = table.filter(like="auto-encoder, seed").loc["PSNR from both (dB)"].astype(float)
-    return (back - float(table.at["PSNR with I_H = 0 (dB)", "9/7 wavelet"])).tolist()
+    back, low_alone = (table.loc[row].astype(float) for row in rows)
+    return (back.filter(like="auto-encoder, seed") - low_alone["9/7 wavelet"]).tolist()

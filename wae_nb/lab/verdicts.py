@@ -7,6 +7,7 @@ __all__ = ['LEVEL', 'HOLDS', 'FAILS', 'OPEN', 'MISSING', 'decide', 'to_say_it', 
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #b736f59d
 import os
+from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from .evidence import Evidence, Evidences
 from .experiment import save_output
 from .paper import TABLES
 from .records import records
-from .statistics import holm, needed, verdict
+from .statistics import POWER, holm, needed, verdict
 from .tables import as_text
 from .timing import UNTIMED, timed_rows
 
@@ -34,20 +35,26 @@ def decide(
     "The verdict."
     if e is None:
         return MISSING
-    if p is not None and not p < LEVEL:
+    if e.at_odds or (p is not None and not p < LEVEL):
         return OPEN
-    return HOLDS if (e.value < e.against if e.below else e.value >= e.against) else FAILS
+    return HOLDS if e.bears(e.value) else FAILS
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #bf55f2b8
 def _enough(values: tuple[float, ...], against: float, level: float) -> int | None:
-    "How many values would tell their mean from `against`; None for one value, or for more than a thousand."
-    from scipy.stats import t
+    "How many values would tell their mean from `against`, with the chance `POWER`; None for fewer than three values, or for more than a thousand."
+    from scipy.stats import nct, t
 
-    if len(values) < 2 or np.mean(values) == against:
-        return None
-    n = np.arange(2, 1001)
-    enough = t.ppf(1 - level / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n) < abs(np.mean(values) - against)
-    return int(n[enough.argmax()]) if enough.any() else None
+    if len(values) < 3 or np.mean(values) == against:
+        return None  # of two, the spread says next to nothing
+    away = abs(np.mean(values) - against) / np.std(values, ddof=1)
+
+    def told(n):  # by the t-test: its statistic is non-central
+        return nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, away * np.sqrt(n)) >= POWER
+
+    return bisect_left(range(1000), True, lo=2, key=told) if told(1000) else None
+
+
+_SURE = f"with {100 * POWER:g} % power"
 
 
 def _about(n: int) -> str:
@@ -60,16 +67,20 @@ def to_say_it(
     claims: int,  # that are tested together
 ) -> str:
     "How many seeds, runs or test images would be needed."
+    if e.at_odds:
+        return "top-1 and top-5 are on different sides of the margin"
     level = LEVEL / claims
     if e.gain is None:
         n = _enough(e.values, e.against, level)
-        return f"about {_about(n)} {e.each}s would decide it" if n else f"more {e.each}s are needed"
+        return f"about {_about(n)} {e.each}s would decide it {_SURE}" if n else f"more {e.each}s are needed"
     images, seeds = needed(e.gain, e.against / 100, level)
     if e.one:
-        return f"about {_about(images)} {e.drawn}s would decide it of these networks, more seeds of others" if images else "both rows have as many right"
+        if not images:
+            return "both rows have as many right"
+        return f"about {_about(images)} {e.drawn}s would decide it of these networks {_SURE}, more seeds of others"
     ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
     nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would decide it"
-    return f"about {' or '.join(ways)} would decide it" if ways else nothing
+    return f"about {' or '.join(ways)} would decide it {_SURE}" if ways else nothing
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
 def fills(
@@ -85,6 +96,9 @@ def fills(
     if isinstance(test, Speed) and not {test.row, test.than} - {""} <= {*timed_rows(TABLES[test.number].backbone).values()}:
         return UNTIMED
     return f"papermill nbs/04_timing.ipynb out.ipynb{' -p device cuda' * (getattr(test, 'device', '') == 'gpu')}"
+
+
+_OF_TOP_5 = "The margin is one of top-5; which images have the right class among their first five is not recorded, so no test of top-5 is possible."
 
 
 class Verdicts:
@@ -136,9 +150,10 @@ class Verdicts:
         e, claim = self.evidence[i], self.claims[i]
         if e is None or e.place is None:
             return ""
+        said = [] if e.top5 is None else [f" {_OF_TOP_5}"]
         found = [(t, other) for t in claim.beside if (other := self.sources.accuracy(t, e.place))]
-        said = [f" Beside it: {verdict(t.a, t.b, (o.value, o.low, o.high))}." for t, o in found]
-        apart = [o for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.low <= o.against <= o.high]
+        said += [f" Beside it: {verdict(t.a, t.b, (o.value, o.low, o.high))}." for t, o in found]
+        apart = [o for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.low <= o.against <= o.high and not o.at_odds]
         said += [f" Elsewhere, by its own interval, otherwise: {o.here}, {as_text(o.rests_on)}." for o in apart if decide(o, 0.0) != self.words[i]]
         return "".join(said)
 
