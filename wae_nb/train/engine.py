@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -145,8 +144,7 @@ def _on_one_pixel(conv: nn.Conv2d, inputs: tuple, out: Tensor) -> Tensor | None:
     if 1 not in x.shape[-2:] or out.dtype != torch.bfloat16:
         return None
     with torch.autocast(x.device.type, enabled=False):
-        y = F.conv2d(x.float(), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return y.to(out.dtype)
+        return conv.forward(x.float()).to(out.dtype)  # its own, which may pad or scale as PyTorch's does not
 
 
 @contextmanager
