@@ -187,10 +187,9 @@ def get_or_train(
     "The run of a spec: found finished, or trained now with all it starts from, going on where it was cut off. Raises `RecordError`, `ValueError`, as `fit`."
     check_data(spec, data)
     runs_dir = Path(runs_dir or project_root() / "runs")
-    if found := finished_run(spec, runs_dir):
-        clear_training(found.folder)
-        return found
     engine = engine or Engine()
+    if found := from_first(engine.accelerator, lambda: _cleared(spec, runs_dir)):  # or some would wait in a collective for the others
+        return found
     of = spec.base if spec.pruned else spec.method
     if spec.teacher and spec.recipe.distill.start and not (of in METHODS and METHODS[of].width == 1):  # before the teacher is trained
         raise ValueError(f"start=True: method {of!r} has other widths than its teacher, whose weights do not fit; use start=False")
@@ -207,7 +206,14 @@ def get_or_train(
         get_or_train(needed, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
     with _one_job(runs_dir / "locks" / f"{spec.name}.lock", waiting, engine.accelerator):
-        return finished_run(spec, runs_dir) or _train(spec, data, engine, runs_dir)
+        return from_first(engine.accelerator, lambda: finished_run(spec, runs_dir)) or _train(spec, data, engine, runs_dir)
+
+
+def _cleared(spec: RunSpec, runs_dir: Path) -> Run | None:
+    "The finished run of a spec, without what a process that was killed may have left of its training."
+    if found := finished_run(spec, runs_dir):
+        clear_training(found.folder)
+    return found
 
 
 @contextmanager
