@@ -1,16 +1,19 @@
 """Any CNN: every one of torchvision's is cut, built, slimmed and run; timm's and one's own, too."""
 
+import importlib.util
 import math
 import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models.regnet import BlockParams
 
 from wae_nb.convert.folding import fold
 from wae_nb.deploy.engines import prepare
+from wae_nb.deploy.loading import load
 from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import FAMILIES, backbone_names, family, features
 from wae_nb.method.classifier import DecomposedClassifier, build
@@ -153,6 +156,98 @@ def test_one_s_own(method):
     assert all(torch.equal(v, before[k]) for k, v in own.state_dict().items())
     if method == "plain":
         assert torch.equal(net.low_net.get_submodule("stem.0").weight, own.stem[0].weight) and net.head_low[-1].out_features == 4
+
+
+class Acted(nn.BatchNorm2d):
+    """As timm's: a batch norm outside torch.nn, with the activation that follows."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+class Dropped(nn.Module):
+    def forward(self, x):
+        return F.dropout(x, 0.5, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, i, o):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(i, o, 3, 2, 1, bias=False), Acted(o), Dropped()
+
+    def forward(self, x):
+        return self.drop(self.norm(self.conv(x)))
+
+
+def of_blocks():
+    return nn.Sequential(Block(3, 16), Block(16, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+
+
+def assert_every_norm_moves(net):
+    norms = [m for m in net.low_net.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [m.running_mean.clone() for m in norms]
+    net.train()(torch.rand(4, 3, 64, 64))
+    assert norms and not any(torch.equal(m.running_mean, b) for m, b in zip(norms, before))
+
+
+@pytest.mark.parametrize("method", ["plain", "half", "wae", "linear-in"])
+def test_a_cut_network_trains_as_it_did(method):
+    """Norms and dropout of modules that are not torch's follow the mode; in both modes the maps are the network's own."""
+    torch.manual_seed(0)
+    own, x = of_blocks(), torch.rand(2, 3, 64, 64)
+    own(torch.rand(8, 3, 64, 64))
+    net = build(method, own, 5, 64, weights=own.state_dict())
+    if method == "plain":
+        assert net.low_net.state_dict().keys() == own[:2].state_dict().keys()
+        for training in (False, True):
+            maps = []
+            for trunk in (net.low_net, own[:2]):
+                torch.manual_seed(1)
+                maps.append(trunk.train(training)(x))
+            assert torch.equal(*maps)
+    assert_every_norm_moves(net)
+
+
+def test_a_cut_network_with_norms_of_its_own_is_saved_folded_and_converted(tmp_path):
+    torch.manual_seed(0)
+    net, x = build("wae", of_blocks(), 5, 64), torch.rand(2, 3, 64, 64)
+    assert_every_norm_moves(net)
+    with torch.no_grad():
+        expected = net.eval()(x).s
+        assert torch.equal(load(net.save(tmp_path / "net"), of_blocks())(x).s, expected)
+        torch.testing.assert_close(fold(net)(x).s, expected, atol=1e-5, rtol=1e-4)
+    if importlib.util.find_spec("openvino"):
+        torch.testing.assert_close(torch.as_tensor(prepare(net, "openvino", image_size=64)(x).s), expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("asks, name", [
+    (lambda net, x: F.dropout(x, 0.5, net.training), "dropout"),
+    (lambda net, x: F.batch_norm(x, net.norm.running_mean, net.norm.running_var, training=net.training), "batch_norm"),
+])  # fmt: skip
+def test_a_function_that_is_told_whether_it_trains_is_refused(asks, name):
+    class Asking(Block):
+        def forward(self, x):
+            return self.norm(asks(self, self.conv(x)))
+
+    own = nn.Sequential(Asking(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    with pytest.raises(ValueError, match=rf"\ASequential cannot be cut: its function {name} would never learn [^\n]*; use a module, such as nn.Dropout\Z"):
+        build("half", own, 5, 64)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_small_050", "regnety_002"])
+def test_a_network_made_by_timm_trains_as_it_did(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    own, x = timm.create_model(name, num_classes=5), torch.rand(2, 3, 64, 64)
+    net = build("plain", own, 5, 64, weights=own.state_dict()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(net.low_net(x), own.eval().forward_features(x))
+    for method in ("half", "wae"):
+        assert_every_norm_moves(build(method, own, 5, 64))
 
 
 def two_layers(pool):

@@ -195,6 +195,25 @@ if t.os.environ["RANK"] == "0":
             assert a == pytest.approx(b, rel=1e-6) and len(a) > 1
 
 
+def test_the_first_process_says_whether_a_run_is_finished(tmp_path):
+    """One that looked a moment too early does not wait for the others in vain."""
+    train(tmp_path / "runs", ["first"])
+    code = f"""
+from wae_nb.train import runs
+data, engine = t.load_data(None, 32, Path({str(tmp_path / "data")!r}), demo_shape=(3, 14)), t.Engine("cpu", progress=False)
+if engine.accelerator.process_index == 1:
+    runs.finished_run = lambda spec, folder: None
+run = t.get_or_train(t.specs(data.checksum)["first"], data, engine, Path({str(tmp_path / "runs")!r}))
+print("found" * (not run.trained and run.record["digest"] != ""))
+"""
+    job = launched(tmp_path, 2, code)
+    try:
+        out, _ = job.communicate(timeout=200)
+    finally:
+        job.kill()
+    assert job.returncode == 0 and out.count("found") == 2, out[-3000:]
+
+
 def test_another_number_of_processes_goes_on(tmp_path):
     """Two processes are sent SIGTERM by their launcher and save one checkpoint; one goes on from it, with the same losses, and the record says so."""
     code = f"""

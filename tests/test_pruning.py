@@ -39,7 +39,7 @@ from wae_nb.prune.structures import _CONV, _TINY, thinet
 from wae_nb.prune.surgery import check_keep, fit_shapes, layer_widths, prunable_layers, remove_channels
 from wae_nb.prune.taylor import layer_macs, prune_taylor, taylor_choice, taylor_scores
 from wae_nb.prune.thinet import channel_contributions, prune_thinet, rescale, sample, thinet_choice, thinet_layers
-from wae_nb.train import pruning, runs
+from wae_nb.train import pruning, runs, tasks
 from wae_nb.train.recipes import Distill, PruneRecipe, StageRecipe, paper_recipe, strong_recipe
 from wae_nb.train.runs import finished_run, get_or_train, network_of
 from wae_nb.train.specs import RunSpec
@@ -645,6 +645,17 @@ class Twice(nn.Module):
         return self.b(F.relu(self.b(F.relu(self.a(x)))))
 
 
+class Convs(nn.Module):
+    """Blocks whose place is called as their layers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.Sequential(conv(3, 8), BasicBlock(8, 8), BasicBlock(8, 8))
+
+    def forward(self, x):
+        return self.convs(x)
+
+
 class Branching(nn.Module):
     def __init__(self):
         super().__init__()
@@ -676,6 +687,7 @@ OWN = {  # network → its prunable layers, their norms and readers
         [("stem", "scale", "deep.0.0"), ("deep.0.0", None, "deep.1"), ("deep.1", None, "last.squeeze"), ("last.squeeze", None, "1")],
     ),
     "a sum": (lambda: own(Summed(), 8), [("b", None, "c")]),
+    "blocks": (lambda: own(Convs(), 8), [(f"convs.{i}.conv1", f"convs.{i}.bn1", f"convs.{i}.conv2") for i in (1, 2)]),
     "one layer": (lambda: own(nn.Sequential(conv(3, 8)), 8), [("0", None, "2")]),
     "nested": (lambda: own(nn.Sequential(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8)), nn.ReLU(), conv(8, 6)), 6), [("0.0", "0.1", "2"), ("2", None, "2")]),
     "unweighted": (lambda: own(nn.Sequential(conv(3, 8), nn.BatchNorm2d(8, affine=False), conv(8, 6)), 6), [("0", "1", "2"), ("2", None, "2")]),
@@ -887,6 +899,22 @@ def test_pruned_run_is_cut_off(smoke, method, tmp_path, monkeypatch):
     assert not pruned and outcome(again) == outcome(run)
     assert a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
     assert sorted(p.name for p in again.folder.iterdir()) == ["config.json", "metrics.jsonl", "model.safetensors", "record.json"]
+
+
+def test_each_training_of_a_pruned_network_has_its_own_smoothing(tmp_path, monkeypatch):
+    seen, smoothed = [], tasks.classification_loss
+
+    def spy(scores, y, terms, label_smoothing):
+        seen.append(label_smoothing)
+        return smoothed(scores, y, terms, label_smoothing)
+
+    exp = experiment(tmp_path)
+    exp.runs(exp.specs("plain"))
+    monkeypatch.setattr(tasks, "classification_loss", spy)
+    p = exp.recipe.prune
+    prune = replace(p, between=replace(p.between, label_smoothing=0.3), end=replace(p.end, label_smoothing=0.2), parts=1, images=24)
+    exp.runs(exp.specs("taylor", keep=0.5, prune=prune))
+    assert list(dict.fromkeys(seen)) == [0.3, 0.2] and seen == sorted(seen, reverse=True)
 
 
 def test_made_up_pruner(tmp_path, monkeypatch):

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
 
+from wae_nb.convert.folding import difference
 from wae_nb.data.batches import crop, crop_boxes
 from wae_nb.data.sets import load_data
 from wae_nb.measure import machine
@@ -110,6 +112,58 @@ def test_the_start_is_the_teachers_weights(data, tmp_path, monkeypatch):
         if differs:  # the details count nothing at first
             first = begun["low_net.0.weight"]
             assert torch.equal(first[:, :3], teacher["low_net.0.weight"]) and not first[:, 3:].any() and first.shape[1] == 12
+
+
+@pytest.mark.parametrize("how", ["taught", "weights"])
+def test_details_that_enter_later_start_next_to_nothing_and_learn(data, tmp_path, monkeypatch, how):
+    """The maps are the trained row's to 1 in 500, where a branch as it was drawn moves them by more than 1 in 20; a few steps make it count."""
+    begun = []
+
+    def stop(task, *args, **kw):
+        begun.append(task.model)
+        raise KeyboardInterrupt
+
+    if how == "taught":
+        s = spec(data, "linear-second", distill=Distill(start=True))
+        trained = get_or_train(s.teacher, data, engine(), tmp_path).model.low_net
+        monkeypatch.setattr("wae_nb.train.runs.fit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            get_or_train(s, data, engine(), tmp_path)
+        (net,) = begun
+    else:
+        torch.manual_seed(0)
+        whole = torchvision.models.vgg11_bn(num_classes=10)
+        trained, net = whole.features, build("linear-second", "vgg11_bn", 10, 64, head="pooled", weights=whole.state_dict())
+    images = torch.from_numpy(data.read(data.indices("train")[:16]))
+    x, y = torch.nn.functional.interpolate(crop(images, 32), (64, 64)), torch.arange(16) % len(data.classes)
+    d = net.eval().decompose(x)
+    both = torch.cat([net.norm_low(d.low), net.norm_high(d.high)], 1)
+    for name, m in net.low_net.named_modules():  # the statistics are estimated anew
+        if name and "details" not in name and isinstance(m, torch.nn.BatchNorm2d):
+            trained.get_submodule(name).load_state_dict(m.state_dict())
+
+    def moved():
+        with torch.no_grad():
+            return difference([trained.eval()(both[:, :3])], [net.low_net.eval()(both)])
+
+    def added():
+        with torch.no_grad():
+            return float(net.low_net.details.eval()(both[:, 3:]).abs().max())
+
+    norm = net.low_net.details[1]
+    before = added()
+    assert 0 < moved() < 0.002
+    with torch.no_grad():
+        norm.weight.fill_(1)
+        assert moved() > 0.05
+        norm.weight.fill_(1e-3)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9)
+    for _ in range(5):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net.train()(x).s, y).backward()
+        assert all(p.grad.any() for p in net.low_net.details.parameters() if p is not net.low_net.details[0].bias)
+        optimizer.step()
+    assert added() > 3 * before
 
 
 def test_a_taught_network_may_train_longer_and_slower_than_its_teacher(data, tmp_path):

@@ -137,6 +137,17 @@ def test_stage_1_is_evaluated_at_once(monkeypatch, reduction, scale, lam, autoca
     torch.testing.assert_close(values["loss"], one_by_one, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("order", ["ab", "ba", "aab", "baab"])
+def test_engines_keep_their_own_precision(order):
+    """Accelerate's state is one for a process: each engine says and does its own, whichever was made or used last."""
+    engines = dict(a=Engine("cpu", "bf16", progress=False), b=Engine("cpu", "no", progress=False))
+    for name in order:
+        acc, wanted = engines[name].accelerator, dict(a=("bf16", torch.bfloat16), b=("no", torch.float32))[name]
+        with acc.autocast():
+            assert (acc.mixed_precision, (torch.ones(2, 2) @ torch.ones(2, 2)).dtype) == wanted and acc.device.type == "cpu"
+        assert engines[name].accelerator is acc  # until another is used
+
+
 class Cut(Exception):
     pass
 

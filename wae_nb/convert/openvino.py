@@ -16,6 +16,7 @@ from torch import nn, Tensor
 
 from .folding import fold
 from ..method.classifier import DecomposedClassifier
+from ..method.cutting import LayerTracer
 
 # %% ../../nbs/lib/convert/openvino.ipynb #c6b26f87
 OUTPUTS = ("scores", "fused_scores", "low_scores")  # of a file, by name; with one stream the first alone
@@ -48,7 +49,7 @@ def written_down(
     folded, idle, single = fold(model), [], (1, 1)
     try:
         for net in (folded.low_net, folded.high_net):
-            net is None or torch.fx.symbolic_trace(net)
+            net is None or LayerTracer().trace(net)
     except Exception as e:
         raise ValueError("the model's path depends on its input, so it cannot be converted; use the engine 'eager' or 'compile'") from e
     for name, m in folded.named_modules():

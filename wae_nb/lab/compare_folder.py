@@ -30,8 +30,7 @@ from ..method.weights import keep_weights
 from ..train.engine import Engine
 from ..train.given import give, given_network
 from ..train.recipes import strong_recipe
-from ..train.runs import check_start
-from ..train.specs import RunSpec
+from ..train.specs import RunSpec, check_start
 
 # %% ../../nbs/lib/lab/compare_folder.ipynb #2884395b
 @dataclass(frozen=True)

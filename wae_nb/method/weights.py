@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save as to_bytes
 from torch import nn, Tensor
 
 from .backbones import IMAGENET_MEAN, IMAGENET_STD, family, trunk, whole
+from .slimming import Later
 
 # %% ../../nbs/lib/method/weights.ipynb #b6b0103f
 Weights = Mapping[str, Tensor] | str | Path  # a `state_dict`, a file, or a name of torchvision's weights ("DEFAULT" for its best), "DEFAULT" for timm's
@@ -171,6 +172,8 @@ def start_from(
     own = low_net.state_dict()
     if wrong := [f"{k} is {tuple(state[n].shape)}, not {tuple(own[k].shape)}" for k, n in names.items() if n in state and not take_weight(own[k], state[n])]:
         raise ValueError(f"weights of {said} do not fit a network of other widths: {len(wrong)} tensors differ, the first: {wrong[0]}; use width=1")
+    if isinstance(low_net, Later):
+        low_net.start_quiet()
     mine, given = list(head.state_dict().values()), [state[k] for k in expected if k not in names.values() and k in state]
     given = [g if v.ndim == 4 else as_linear(g) for v, g in zip(mine, given)] if len(mine) == len(given) else []
     if [v.shape for v in mine] == [v.shape for v in given]:

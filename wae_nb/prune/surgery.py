@@ -61,8 +61,7 @@ def prunable_layers(
         return _chains(model)
     if any(m.groups > 1 for _, m in named if isinstance(m, nn.Conv2d)):
         raise ValueError(f"low_net ({type(model.low_net).__name__}) has no rule for pruning: its blocks have grouped convolutions")
-    inner = [[f"{n}.conv{i}" for i in (1, 2, 3) if hasattr(m, f"conv{i}")] for n, m in blocks]
-    return [[PrunableLayer(a, a.replace("conv", "bn"), b) for a, b in zip(convs, convs[1:])] for convs in inner]
+    return [[PrunableLayer(f"{n}.conv{i}", f"{n}.bn{i}", f"{n}.conv{i + 1}") for i in (1, 2) if hasattr(m, f"conv{i + 1}")] for n, m in blocks]
 
 
 def _chains(model: DecomposedClassifier) -> list[list[PrunableLayer]]:

@@ -79,6 +79,8 @@ def parsed(
             for p in path:
                 inner[p] = inner[p] if isinstance(inner.get(p), dict) else {"name": inner[p]} if p in inner else {}
                 inner = inner[p]
+            if isinstance(v, str) and isinstance(inner.get(last), dict):  # its name, behind some of its fields
+                inner, last = inner[last], "name"
             inner[last] = v
     return out
 

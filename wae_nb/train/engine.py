@@ -10,11 +10,10 @@ import ctypes
 import os
 import platform
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -25,6 +24,11 @@ from ..measure.machine import check_installed, has_bf16, resolve_device
 
 # %% ../../nbs/lib/train/engine.ipynb #5c68aa03
 MIXED_PRECISIONS = ("no", "fp16", "bf16", "auto")
+
+
+def _state() -> tuple:
+    "The precision and the device that every `Accelerator` of this process has."
+    return tuple(map(AcceleratorState._shared_state.get, ("_mixed_precision", "device")))
 
 
 @dataclass
@@ -39,7 +43,6 @@ class Engine:
     progress: bool = True  # a bar with the time left
     checkpoint_minutes: float = 10.0  # between checkpoints, ≥ 0; there is one at each epoch's end, too
     tensorboard: bool = False  # whether the metrics of each epoch are written for TensorBoard, into the run's folder
-    accelerator: Accelerator = field(init=False, repr=False)
 
     def __post_init__(self):
         device = resolve_device(self.device)
@@ -65,8 +68,14 @@ class Engine:
             AcceleratorState._reset_state(reset_partial_state=True)
         waits = InitProcessGroupKwargs(timeout=timedelta(hours=6))  # for the first process, which alone chooses channels
         cpu, several = resolve_device(self.device) == "cpu", DistributedDataParallelKwargs(find_unused_parameters=partial)
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision=self.mixed_precision, kwargs_handlers=[waits, several])
-        return self.accelerator
+        self._accelerator = Accelerator(cpu=cpu, mixed_precision=self.mixed_precision, kwargs_handlers=[waits, several])
+        self._state = _state()
+        return self._accelerator
+
+    @property
+    def accelerator(self) -> Accelerator:
+        "Accelerate's part, on this engine's device and in its precision: made anew where another engine has changed these since, which all share."
+        return self._accelerator if self._state == _state() else self.renew()
 
 
 @contextmanager
@@ -135,8 +144,7 @@ def _on_one_pixel(conv: nn.Conv2d, inputs: tuple, out: Tensor) -> Tensor | None:
     if 1 not in x.shape[-2:] or out.dtype != torch.bfloat16:
         return None
     with torch.autocast(x.device.type, enabled=False):
-        y = F.conv2d(x.float(), conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-    return y.to(out.dtype)
+        return conv.forward(x.float()).to(out.dtype)  # its own, which may pad or scale as PyTorch's does not
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from ..data.pack import CHECK_BELOW, Dataset
 from ..method.backbones import family
 from ..method.classifier import build, DecomposedClassifier
 from ..method.weights import as_linear, read_weights, scores_away, Weights
+from .checkpoints import from_first
 from .engine import Engine
 from .evaluation import evaluate
 from .recipes import Recipe
@@ -140,9 +141,9 @@ def give(
     key = hashlib.sha256(to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in net.state_dict().items()})).hexdigest()
     shape = {k: about[k] for k in ("image_size", "width", "head")}
     spec, runs_dir = RunSpec("plain", about["backbone"], data.checksum, recipe, seed, given=key, **shape), Path(runs_dir)
-    if found := finished_run(spec, runs_dir):
-        return found
     engine = engine or Engine()
+    if found := from_first(engine.accelerator, lambda: finished_run(spec, runs_dir)):
+        return found
     task = ClassifyTask(copy.deepcopy(net), recipe, recipe.classify).to(engine.accelerator.device)
     val, _ = evaluate(task, data, "val", spec.image_size, engine)
     if not val["top1"] > 1.1 * (chance := 1 / len(data.classes)):

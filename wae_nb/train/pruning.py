@@ -112,7 +112,9 @@ def prune_run(
             engine.accelerator.wait_for_everyone()
             keep_progress()
             go_on()  # one process chooses, all go on with its choice
+        end, task.label_smoothing = task.label_smoothing, r.between.label_smoothing
         result = fit(task, data, r.between, size, tuning, seed, engine, f"{spec.title}, part {i + 1} of {steps}")
+        task.label_smoothing = end
         seconds = round(progress["pruned"] + result["seconds"], 1)
         progress["done"].append(dict(macs=macs(net, size), val_top1=result["best"]["val_top1"], seconds=seconds))
         progress["pruned"] = False

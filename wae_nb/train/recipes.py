@@ -101,7 +101,7 @@ class Distill:
 
     alpha: float = 0.9  # share of the teacher's answers in the loss, in [0, 1]; the rest is the labels'
     temperature: float = 2.0  # T, > 0
-    start: bool = False  # whether the network on `low` starts from the teacher's weights, where their shapes are the same; details count nothing at first
+    start: bool = False  # whether the network on `low` starts from the teacher's weights, where their shapes are the same; details add next to nothing
     # the next three are of plain training and stage 2 alone: stage 3 and a pruned network have the rate, epochs and noise of their own recipes
     lr: float | None = None  # peak rate of the network that is taught, > 0; None for its teacher's
     epochs: int | None = None  # of the network that is taught, ≥ 1; None for its teacher's
