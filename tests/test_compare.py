@@ -58,13 +58,23 @@ def drawn(tmp_path_factory):
     return root
 
 
+def speeds(**known):
+    """In place of the clock: how many times as fast each row is, 1 where it is not said."""
+
+    def timed(calls, *_, **__):
+        return {name: dict(speedup=[k := known.get(name, 1), k, k], latency_ms=[8 / k] * 3) for name in calls}
+
+    return timed
+
+
 @pytest.fixture(scope="module")
 def compared(drawn, tmp_path_factory):
-    """Two rows beside a network that was trained for it; what pays is not asked, as nothing does at this size."""
+    """Two rows beside a network that was trained for it, by times of which one wins; what pays is not asked, as nothing does at this size."""
     out = tmp_path_factory.mktemp("compared") / "out"
     how = dict(backbone="resnet18", size=32, width=0.125, epochs=8, crops="fixed", engine="eager", device="cpu", precision="no", say=lambda line: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wae_nb.lab.compare.PAYS", 0.0)
+        patch.setattr("wae_nb.lab.compare.time_prepared", speeds(half=2))
         yield compare_folder(drawn, out, rows="half,taylor:0.5", points=100.0, **how), out, how
 
 
@@ -103,9 +113,8 @@ def test_found_again(compared, drawn, monkeypatch):
 def test_the_network_is_taken_away(compared, tmp_path, monkeypatch):
     """The chosen row's, in a folder that another process reads: the same answers."""
     _, out, _ = compared
-    row = answer(read_comparison(out / "compare.json")).row  # of the last comparison there, whose times may have chosen another
-    if row is None:  # a matter of time: at this size a tie
-        pytest.skip("no row was faster here")
+    row = answer(read_comparison(out / "compare.json")).row
+    assert row["row"] == "half"
     run = json.loads((out / "runs" / row["run"] / "record.json").read_text())
     data = load_data(next((out / "data").glob("*/meta.json")).parent, 32, out)
     said = wae("eval", out / "cheapest", data_folder(out), "--device", "cpu", "--cache", out / "data", "--json")
@@ -118,6 +127,33 @@ def test_the_network_is_taken_away(compared, tmp_path, monkeypatch):
     said = wae("export", row["run"], "--to", "torch-export", "--out", tmp_path / "by-name.pt2")
     assert said.exit_code == 0, said.stderr
     assert network_at(out / "runs" / row["run"]).config["classes"] == list(data.classes)
+
+
+def test_what_was_timed_is_taken_away(compared, drawn, tmp_path, monkeypatch):
+    """In INT8 where that is the answer: the commands work on what was tested, or say in a line that it is OpenVINO's file. Without an answer none is there."""
+    for module in ("openvino", "nncf"):
+        pytest.importorskip(module)
+    _, out, how = compared
+    out = shutil.copytree(out, tmp_path / "out")
+    (out / "cheapest-int8").mkdir()  # as an older version left it
+    monkeypatch.setattr("wae_nb.lab.compare.time_prepared", speeds(**{"plain+int8": 4}))
+    done = compare_folder(drawn, out, rows="plain+int8,half", points=100.0, **how | dict(engine="openvino"))
+    row = done.answer.row
+    assert row["row"] == "plain+int8" and [p.name for p in out.glob("cheapest*")] == ["cheapest"]
+    assert done.files["network"] == out / "cheapest" and done.files["OpenVINO's file of it, in INT8"].name == "model.xml"
+    page, tested = (json.loads(p.read_text()) for p in (out / "cheapest/config.json", out / f"records/{row['tested']}.json"))
+    assert page["made_by"] == "int8" and page["metrics"] == tested["test"]
+    said = wae("eval", out / "cheapest", data_folder(out), "--device", "cpu", "--cache", out / "data", "--json")
+    assert said.exit_code == 0 and json.loads(said.stdout)["top1"] == pytest.approx(row["top1"]) == tested["test"]["top1"], said.stderr
+    said = wae("predict", out / "cheapest", drawn / "face0/00.png")
+    assert said.exit_code == 0 and "face" in said.stdout, said.stderr
+    said = wae("export", out / "cheapest", "--to", "onnx", "--out", tmp_path / "net.onnx")
+    assert said.exit_code == 2 and "cheapest' is in INT8: its model.xml is OpenVINO's file already" in said.stderr
+    single = done.files["the same in single precision, which is not the answer"]
+    assert network_at(single).config["classes"] == page["classes"] and single.name == row["run"]
+    monkeypatch.setattr("wae_nb.lab.compare.time_prepared", speeds())  # none is faster
+    done = compare_folder(drawn, out, rows="plain+int8,half", points=100.0, **how | dict(engine="openvino"))
+    assert done.answer.row is None and "network" not in done.files and not list(out.glob("cheapest*"))
 
 
 def data_folder(out):

@@ -278,7 +278,8 @@ def _compare(images, out, as_json, **asked):
     """The cheapest version of a network that costs under a point.
 
     Trains the rows that can pay, tests them on the test split, times them here, in turns, and says which is the cheapest within --points of the network,
-    by its interval. The record, the table, the picture and the chosen network are in OUT. Goes on where it was cut off. What a file of weights was
+    by its interval. The record, the table and the picture are in OUT, and the chosen network, as it was tested and timed, in OUT/cheapest: where the
+    answer is in INT8, that holds OpenVINO's file, model.xml. Goes on where it was cut off. What a file of weights was
     trained on must be normalised as the backbone's published weights want it, and not be among the test images: a folder without train/ and test/ is split
     here. Of a run, or a network that was saved, that is checked.
 
