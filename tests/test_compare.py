@@ -97,6 +97,7 @@ def test_the_record_says_what_was_measured(compared):
     taught = json.loads((out / "runs" / half["run"] / "record.json").read_text())["decisive"]
     assert taught["teacher"]["given"] and taught["distill"]["start"]
     assert list(comparison_table(record)["top-1 (%)"].sort_index()) == [f"{100 * r['top1']:.2f}" for r in sorted(record["rows"], key=lambda r: r["title"])]
+    assert "| less the original, points [97.5 % CI] |" in re.sub(" +", " ", (out / "table.md").read_text())  # 1 − 0.05 / 2: all hold at once
     assert done.answer.sentence in (out / "table.md").read_text() and (out / "front.png").stat().st_size > 10_000
 
 
