@@ -1,5 +1,6 @@
 """`wae` as a person and as a script use it: help, JSON, exit codes, a line for a mistake, and nothing half-written."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 import wae_nb
 from wae_nb.cli import main
-from wae_nb.convert.targets import TARGETS
+from wae_nb.convert.targets import TARGETS, export, file_metadata
 from wae_nb.data.sets import load_data
 from wae_nb.lab.folders import open_run
 from wae_nb.lab.profiles import PROFILES
@@ -148,7 +149,13 @@ def test_export(trained, tmp_path, monkeypatch):
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(run(x)[0], open_run(trained["plain"]).model(x).s, atol=1e-5)
-    assert "largest difference from PyTorch's scores" in wae("export", trained["plain"], "--to", "torch-export", "--out", "again.pt2").stdout
+    said = wae("export", trained["plain"], "--to", "torch-export", "--out", "again.pt2").stdout
+    assert "largest difference from PyTorch's scores" in said and "; takes 32×32 pixels; 4 classes" in said
+    with monkeypatch.context() as patch:  # in the words that the file has for itself
+        patch.setattr("wae_nb.convert.targets.export", lambda *given: dataclasses.replace(export(*given), any_size=True))
+        said = wae("export", trained["plain"], "--to", "torch-export", "--out", "any.pt2").stdout
+    sizes = json.loads(file_metadata((32, 32), [], any_size=True)["preprocessing"])["sizes"]
+    assert f"; takes {sizes.removesuffix('; any number of images')}; 4 classes" in said
     moved = shutil.copytree(trained["plain"], tmp_path / "moved" / "run")
     done = wae("export", moved, "--to", "torch-export", "--out", "third.pt2")
     assert done.exit_code == 2 and "name their folder: --data DIR" in done.stderr and not Path("third.pt2").exists()
@@ -317,6 +324,9 @@ WRONG = {  # words → what is named, and the remedy
     "predict {stage-1} there.pt2": ("is stage 1, an auto-encoder without a classifier", "name a run of a later stage"),
     "plan people --devices 0": ("devices='0'", "is below 1"),
     "plan people --recipe weak": ("recipe='weak'", "use strong or paper"),
+    "plan people --recipe paper --epochs 16": ("--epochs=16", "leave the option out"),
+    "plan people --recipe paper --crops fixed": ("--crops=fixed", "leave the option out"),
+    "plan people --recipe paper --noise 0.02": ("--noise=0.02", "leave the option out"),
     "compare nowhere": ("nowhere' is not a folder", "give a folder that holds"),
     "compare people --rows half,thinet": ("row 'thinet'", "for instance thinet:0.5"),
     "compare people --rows whole": ("row 'whole' is unknown", "use one of plain, half"),
@@ -362,6 +372,18 @@ def test_wrong_use(trained, people, tmp_path, monkeypatch, words):
     packed = [p.parent for p in tmp_path.rglob("meta.json")]  # images may be packed before the network is seen not to fit them
     assert {k: v for k, v in contents(tmp_path).items() if not any((tmp_path / k).is_relative_to(p.parent) for p in packed)} == before
     assert {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts} == ran
+
+
+FOLDERS = [name for name, c in sorted(main.commands.items()) if any("DIR" in (p.metavar or "") for p in c.params if isinstance(p, click.Argument))]
+
+
+@pytest.mark.parametrize("command", FOLDERS)
+def test_a_variable_that_is_not_set_is_no_folder(trained, tmp_path, monkeypatch, command):
+    """`wae train "$DATA"`: elsewhere an empty name means the demo set, or the folder where one is."""
+    monkeypatch.chdir(tmp_path)
+    done = wae(command, *[trained["plain"]] * (command in ("eval", "prune")), "")
+    assert len(FOLDERS) == 6 and done.exit_code == 2 and not list(tmp_path.iterdir()) and not done.stdout, done.output
+    assert done.stderr.startswith("Error: Invalid value for '") and done.stderr.endswith(f"it is empty; name a folder. See wae {command} --help\n")
 
 
 def test_no_json_where_it_failed(tmp_path):

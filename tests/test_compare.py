@@ -25,8 +25,9 @@ from wae_nb.data.sets import load_data
 from wae_nb.lab import forecast
 from wae_nb.lab.answers import answer, comparison_table, read_comparison
 from wae_nb.lab.cheaper import parse_row, spec_of, untrained
-from wae_nb.lab.compare import Question, _recipe
+from wae_nb.lab.compare import Question, _recipe, plan_rows
 from wae_nb.lab.compare_folder import _rows_of, compare_folder
+from wae_nb.lab.folders import open_run
 from wae_nb.lab.forecast import fit_budget, hours_of
 from wae_nb.lab.networks import evaluate_network, network_at
 from wae_nb.lab.statistics import accuracy_difference, bootstrap, gains, p_of_difference, score_interval, told_apart
@@ -58,13 +59,23 @@ def drawn(tmp_path_factory):
     return root
 
 
+def speeds(**known):
+    """In place of the clock: how many times as fast each row is, 1 where it is not said."""
+
+    def timed(calls, *_, **__):
+        return {name: dict(speedup=[k := known.get(name, 1), k, k], latency_ms=[8 / k] * 3) for name in calls}
+
+    return timed
+
+
 @pytest.fixture(scope="module")
 def compared(drawn, tmp_path_factory):
-    """Two rows beside a network that was trained for it; what pays is not asked, as nothing does at this size."""
+    """Two rows beside a network that was trained for it, by times of which one wins; what pays is not asked, as nothing does at this size."""
     out = tmp_path_factory.mktemp("compared") / "out"
     how = dict(backbone="resnet18", size=32, width=0.125, epochs=8, crops="fixed", engine="eager", device="cpu", precision="no", say=lambda line: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("wae_nb.lab.compare.PAYS", 0.0)
+        patch.setattr("wae_nb.lab.compare.time_prepared", speeds(half=2))
         yield compare_folder(drawn, out, rows="half,taylor:0.5", points=100.0, **how), out, how
 
 
@@ -86,10 +97,11 @@ def test_the_record_says_what_was_measured(compared):
     taught = json.loads((out / "runs" / half["run"] / "record.json").read_text())["decisive"]
     assert taught["teacher"]["given"] and taught["distill"]["start"]
     assert list(comparison_table(record)["top-1 (%)"].sort_index()) == [f"{100 * r['top1']:.2f}" for r in sorted(record["rows"], key=lambda r: r["title"])]
+    assert "| less the original, points [97.5 % CI] |" in re.sub(" +", " ", (out / "table.md").read_text())  # 1 − 0.05 / 2: all hold at once
     assert done.answer.sentence in (out / "table.md").read_text() and (out / "front.png").stat().st_size > 10_000
 
 
-def test_found_again(compared, drawn, monkeypatch):
+def test_found_again(compared, drawn, tmp_path, monkeypatch):
     """Nothing is trained or planned anew, and the record of the runs is the same."""
     done, out, how = compared
     before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/record.json")}
@@ -98,14 +110,16 @@ def test_found_again(compared, drawn, monkeypatch):
     again = compare_folder(drawn, out, rows="half,taylor:0.5", points=100.0, **how)
     assert {p: p.stat().st_mtime_ns for p in out.glob("runs/*/record.json")} == before
     assert [r["difference"] for r in again.record["rows"]] == [r["difference"] for r in done.record["rows"]]
+    out = shutil.copytree(out, tmp_path / "out")  # how much a row may lose is asked of what was measured
+    other = compare_folder(drawn, out, rows="half,taylor:0.5", points=99.0, **how)
+    assert other.record["question"]["points"] == 99.0 and "within 99 points" in other.answer.sentence and len(list(out.glob("plan-*.json"))) == 1
 
 
 def test_the_network_is_taken_away(compared, tmp_path, monkeypatch):
     """The chosen row's, in a folder that another process reads: the same answers."""
     _, out, _ = compared
-    row = answer(read_comparison(out / "compare.json")).row  # of the last comparison there, whose times may have chosen another
-    if row is None:  # a matter of time: at this size a tie
-        pytest.skip("no row was faster here")
+    row = answer(read_comparison(out / "compare.json")).row
+    assert row["row"] == "half"
     run = json.loads((out / "runs" / row["run"] / "record.json").read_text())
     data = load_data(next((out / "data").glob("*/meta.json")).parent, 32, out)
     said = wae("eval", out / "cheapest", data_folder(out), "--device", "cpu", "--cache", out / "data", "--json")
@@ -118,6 +132,41 @@ def test_the_network_is_taken_away(compared, tmp_path, monkeypatch):
     said = wae("export", row["run"], "--to", "torch-export", "--out", tmp_path / "by-name.pt2")
     assert said.exit_code == 0, said.stderr
     assert network_at(out / "runs" / row["run"]).config["classes"] == list(data.classes)
+
+
+def test_what_was_timed_is_taken_away(compared, drawn, tmp_path, monkeypatch):
+    """In INT8 where that is the answer: the commands work on what was tested, or say in a line that it is OpenVINO's file. Without an answer none is there."""
+    for module in ("openvino", "nncf"):
+        pytest.importorskip(module)
+    _, out, how = compared
+    out = shutil.copytree(out, tmp_path / "out")
+    (out / "cheapest-int8").mkdir()  # as an older version left it
+    monkeypatch.setattr("wae_nb.lab.compare.time_prepared", speeds(**{"plain+int8": 4}))
+    done = compare_folder(drawn, out, rows="plain+int8,half", points=100.0, **how | dict(engine="openvino"))
+    row = done.answer.row
+    assert row["row"] == "plain+int8" and [p.name for p in out.glob("cheapest*")] == ["cheapest"]
+    assert done.files["network"] == out / "cheapest" and done.files["OpenVINO's file of it, in INT8"].name == "model.xml"
+    page, tested = (json.loads(p.read_text()) for p in (out / "cheapest/config.json", out / f"records/{row['tested']}.json"))
+    assert page["made_by"] == "int8" and page["metrics"] == tested["test"]
+    said = wae("eval", out / "cheapest", data_folder(out), "--device", "cpu", "--cache", out / "data", "--json")
+    assert said.exit_code == 0 and json.loads(said.stdout)["top1"] == pytest.approx(row["top1"]) == tested["test"]["top1"], said.stderr
+    said = wae("predict", out / "cheapest", drawn / "face0/00.png")
+    assert said.exit_code == 0 and "face" in said.stdout, said.stderr
+    said = wae("export", out / "cheapest", "--to", "onnx", "--out", tmp_path / "net.onnx")
+    assert said.exit_code == 2 and "cheapest' is in INT8: its model.xml is OpenVINO's file already" in said.stderr
+    single = done.files["the same in single precision, which is not the answer"]
+    assert network_at(single).config["classes"] == page["classes"] and single.name == row["run"]
+    monkeypatch.setattr("wae_nb.lab.compare.time_prepared", speeds())  # none is faster
+    done = compare_folder(drawn, out, rows="plain+int8,half", points=100.0, **how | dict(engine="openvino"))
+    assert done.answer.row is None and "network" not in done.files and not list(out.glob("cheapest*"))
+
+
+def test_the_notebook_reads_images_of_the_record_s_size():
+    """Of a network that is brought, its own size, whatever the notebook's parameter says."""
+    cells = json.loads((Path(__file__).parents[1] / "nbs/08_your_own_model.ipynb").read_text(encoding="utf-8"))["cells"]
+    (line,) = (line for c in cells for line in c["source"] if line.startswith("data = load_data("))
+    exec(line, here := dict(data_root="", image_size=64, record=dict(image_size=224), out=Path(), load_data=lambda *given: given))
+    assert here["data"] == ("", 224, Path("data"))
 
 
 def data_folder(out):
@@ -141,6 +190,41 @@ def test_rows_that_cannot_pay_are_not_trained(drawn, tmp_path, monkeypatch):
     assert done.record["threads"] == done.record["question"]["setting"]["threads"] == os.cpu_count()  # not what PyTorch has
     assert [r["row"] for r in done.record["rows"]] == ["plain"] and done.answer.row is None
     assert sum("can't pay" in line for line in said) == 2 and not list(tmp_path.glob("runs/half*"))
+
+
+def given_run(out):
+    return next(p for p in out.glob("runs/plain*") if not json.loads((p / "record.json").read_text())["epochs"])
+
+
+def test_each_row_is_judged_by_its_own_time(compared, drawn, tmp_path, monkeypatch):
+    """Of a row in INT8 that in INT8, beside the whole network in INT8 where that is asked for: it costs no training. Each that is left out is named."""
+    _, out, _ = compared
+    monkeypatch.setattr("wae_nb.lab.compare.PAYS", 1.05)
+    base, data, asked = open_run(given_run(out)), load_data(drawn, 32, tmp_path), []
+    known = {"half": 0.9, "half+int8": 1.5, "wae": 1.2, "wae+int8": 0.8, "dct": 2, "dct+int8": 3, "plain+int8": 1.6}
+
+    def planned(names, hours=None):
+        timed = {name: dict(speedup=[known[name]] * 3) for name in names.split(",") if name in known}
+        monkeypatch.setattr("wae_nb.lab.compare.times_ahead", lambda rows, *_: asked.append(list(map(str, rows))) or timed)
+        monkeypatch.setattr("wae_nb.lab.compare.hours_of", lambda specs, *_: {name: {name: 1.0} for name in specs})
+        rows = [parse_row(name, "resnet18") for name in names.split(",")]
+        return plan_rows(rows, Question(tuple(names.split(",")), hours=hours), base, data, tmp_path, Engine(**CPU), lambda line: None)
+
+    plan = planned("half,half+int8,wae,wae+int8,I_L+int8")
+    assert plan["train"] == ["half", "wae"] and asked == [["half", "half+int8", "wae", "wae+int8", "I_L+int8"]]
+    assert plan["left_out"] == {
+        "half": "0.90 times as fast: it can't pay",
+        "wae+int8": "0.80 times as fast: it can't pay",
+        "I_L+int8": "openvino cannot run it",
+    }
+    plan = planned("plain+int8,half+int8,dct+int8")
+    assert plan["train"] == ["dct"] and plan["left_out"] == {"half+int8": "0.94 times as fast as plain+int8: it can't pay"}
+    plan = planned("half,half+int8,dct,dct+int8", hours=0.15)
+    assert plan["train"] == ["half"] and plan["left_out"] == {
+        "half": "0.90 times as fast: it can't pay",
+        "dct": "no time in the 0.15 hours that there are",
+        "dct+int8": "no time in the 0.15 hours that there are",
+    }
 
 
 @pytest.mark.parametrize("row", ["half", "wae", "linear-in", "three-quarters", "thinet:0.5", "taylor:0.4"])

@@ -111,7 +111,7 @@ def test_in_pictures():
     ]
     fig, axes = plt.subplots(1, n)
     show_row(axes, [np.zeros((4, 4))] * n, NAMES)
-    figures += [fig, picture_rows([[np.zeros((4, 4))]], ["image"], names=[NAMES[0]])]
+    figures += [fig, picture_rows([[np.zeros((4, 4))] * n], ["image"] * n, [NAMES], [NAMES[0]])]
     for fig in figures:
         fig.canvas.draw()
         shown = [t for t in fig.findobj(matplotlib.text.Text) if t.get_text()]

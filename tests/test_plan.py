@@ -1,5 +1,7 @@
 """What a run will take: counts and sizes against those of real runs, the arithmetic against numbers written out. Times are printed, not asserted."""
 
+import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from wae_nb.train.plan import Measured, fresh_task, measure_stage, plan, stages_
 from wae_nb.train.recipes import Distill, paper_recipe, short_recipe
 from wae_nb.train.runs import finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
+from wae_nb.train.stage import Training
 from wae_nb.train.tasks import ClassifyTask, JointTask, WAETask
 
 CPU = Engine("cpu", progress=False)
@@ -122,6 +125,16 @@ def test_accumulated_parts_are_one_update(data):
     whole, parts = (measure_stage(spec, data, Engine("cpu", accumulation=n, progress=False), 16, steps=3) for n in (1, 4))
     print(f"an update in one part: {1000 * whole.update:.1f} ms, in four: {1000 * parts.update:.1f} ms")
     assert parts.update > 0 and parts.gradients == whole.gradients
+
+
+def test_a_signal_while_a_few_steps_are_measured(data, monkeypatch, capsys):
+    """Nothing is said of a folder that goes."""
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    look = Training.look
+    monkeypatch.setattr(Training, "look", lambda self: signal.raise_signal(signal.SIGINT) or look(self))
+    with pytest.raises(SystemExit) as e:
+        plan(made(data, "half"), data, CPU, devices=[1], steps=2)
+    assert e.value.code == 130 and capsys.readouterr().out == "SIGINT: a few steps were measured, and nothing is kept of them\n"
 
 
 def test_what_cannot_be_planned(data, monkeypatch):

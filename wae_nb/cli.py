@@ -11,7 +11,7 @@ import sys
 import click
 
 from . import cli_networks  # noqa: F401  its commands
-from .shell import json_option, main, quiet, show, table
+from .shell import folder_argument, json_option, main, quiet, show, table
 
 # %% ../nbs/lib/cli.ipynb #0e1a15b6
 @main.command("time")
@@ -74,7 +74,7 @@ def _time(backbone, rows, size, batch, classes, engine, precision, threads, devi
 
 # %% ../nbs/lib/cli.ipynb #7ca1249f
 @main.command("runs")
-@click.argument("folder", default="runs", metavar="[DIR]")
+@folder_argument("folder", "[DIR]", default="runs")
 @json_option
 def _runs(folder, as_json):
     """What is trained in a folder of runs (by default runs/).
@@ -117,7 +117,7 @@ def _runs(folder, as_json):
 def _export(run, to, out, int8, data, as_json):
     """The network of a finished run as a file for another engine.
 
-    RUN is a run's folder, or one that was saved from a run. The file takes any number of images (ncnn's one at a time), and other sizes where the heads
+    RUN is a run's folder, or one that was saved from a run. The file takes any number of images (ncnn's one at a time), and larger ones where the heads
     do; the names of the classes, how an image is made ready and what its engine must be told stand in it, or in a .json beside it. It is checked on test
     images in its own engine before it appears: single precision must give PyTorch's scores within 1e-4, where the engine is told to compute in that.
 
@@ -128,6 +128,7 @@ def _export(run, to, out, int8, data, as_json):
     """
     from pathlib import Path
 
+    from wae_nb.convert.export import SIZE_STEP
     from wae_nb.convert.targets import check_target, export, TARGETS
     from wae_nb.lab.folders import some_images
     from wae_nb.lab.networks import network_and_images
@@ -144,7 +145,7 @@ def _export(run, to, out, int8, data, as_json):
         done = export(net, path, to, some_images(found, "test", size, 32), found.classes, calibration)
     value = dict(to=done.to, files=[str(f) for f in done.files], any_size=done.any_size, difference=done.difference)
     value |= dict(same_answers=done.same_answers, latency_ms=done.latency_ms, megabytes=done.megabytes, runtime=TARGETS[to].runtime)
-    sizes = "any size in steps of 32 pixels" if done.any_size else f"{size}×{size} pixels"
+    sizes = f"{size}×{size} pixels" + f", and larger ones whose sides are multiples of {SIZE_STEP}" * done.any_size
     text = f"{', '.join(value['files'])}: {done.megabytes:.1f} MB, {done.latency_ms:.2f} ms an image; takes {sizes}; {len(found.classes)} classes"
     text += f"\nlargest difference from PyTorch's scores {done.difference:.1e} of the largest, {100 * done.same_answers:.1f} % of the answers the same"
     text += f"\nchecked with {', '.join(f'{k}={v}' for k, v in value['runtime'].items())}: the engine may round more without" * bool(value["runtime"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .shell import check_shape, json_option, main, quiet, show, table
+from .shell import check_shape, folder_argument, json_option, main, quiet, refuse_given, show, show_run, table
 
 # %% ../nbs/lib/cli_networks.ipynb #4922b15a
 _shape = [
@@ -50,21 +50,9 @@ def _recipe(data, backbone: str, epochs: int, crops: str, noise: float, way: str
     recipe = strong_recipe("own", len(data.indices("train")), epochs, updates=1, crop_area=_crop_area(crops), backbone=backbone, noise=noise)
     return replace(recipe, distill=Distill(start=way == "start")) if way else recipe
 
-
-def _said(run) -> str:
-    r, d = run.record, run.record["data"]
-    test = f"{100 * r['test']['top1']:.2f} % of {d['test']:,} test images right" if "top1" in r["test"] else f"{r['test']['psnr']:.1f} dB"
-    spent = f"{r['epochs']} epochs, {r['seconds'] / 60:.1f} minutes" if r["epochs"] else "as it was given"
-    return f"{run.spec.title}: {test}; {r['macs'] / 1e6:.1f} million MACs; {spent}\n{run.folder}"
-
-
-def _value(run) -> dict:
-    r = run.record
-    return dict(run=str(run.folder), test=r["test"], macs=r["macs"], parameters=r["parameters"], epochs=r["epochs"], minutes=r["seconds"] / 60)
-
 # %% ../nbs/lib/cli_networks.ipynb #c499852a
 @main.command("train")
-@click.argument("images", metavar="DIR")
+@folder_argument("images")
 @click.option("--method", default="wae", show_default=True, help="plain, half, wavelet, wae, linear-in …: as in wae_nb.METHODS.")
 @_options(*_shape, *_training)
 @click.option("--weights", default="", help="A file of a whole network's weights, or a name of torchvision's (DEFAULT), to start from.")
@@ -109,7 +97,7 @@ def _train(images, method, backbone, size, width, head, epochs, crops, noise, de
         start = keep_weights(weights, backbone, out) if weights else ""
         recipe = _recipe(data, backbone, epochs, crops, noise, "start" if _fits(method) else "taught") if net else recipe
         run = get_or_train(RunSpec(method, backbone, data.checksum, recipe, seed, start=start, given=given, **shape), data, engine, out)
-    show(_value(run), _said(run), as_json)
+    show_run(run, as_json)
 
 
 def _checked_recipe(epochs: int, crops: str, noise: float):
@@ -128,7 +116,7 @@ def _fits(method: str) -> bool:
 # %% ../nbs/lib/cli_networks.ipynb #f096d928
 @main.command("prune")
 @click.argument("network", metavar="NETWORK")
-@click.argument("images", metavar="DIR")
+@folder_argument("images")
 @click.option("--way", default="thinet", show_default=True, help="thinet or taylor.")
 @click.option("--keep", default=0.5, show_default=True, help="The share that stays: of each layer's channels (thinet), of all operations (taylor).")
 @_options(*_training)
@@ -161,12 +149,12 @@ def _prune(network, images, way, keep, epochs, crops, noise, device, precision, 
         recipe = _recipe(data, backbone, epochs, crops, noise)
         base = give(net, data, recipe, out, engine, seed)
         run = get_or_train(spec_of(row, base.spec, recipe), data, engine, out)
-    show(_value(run), _said(run), as_json)
+    show_run(run, as_json)
 
 # %% ../nbs/lib/cli_networks.ipynb #015b1203
 @main.command("eval")
 @click.argument("network", metavar="NETWORK")
-@click.argument("images", metavar="DIR")
+@folder_argument("images")
 @click.option("--split", default="test", show_default=True, help="test, val, train or all of them.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--cache", default="runs/data", show_default=True, help="The folder in which images are packed.")
@@ -220,10 +208,10 @@ def _predict(network, images, top, as_json):
 
 # %% ../nbs/lib/cli_networks.ipynb #5e581166
 @main.command("plan")
-@click.argument("images", metavar="DIR")
+@folder_argument("images")
 @click.option("--method", default="wae", show_default=True, help="As of wae train.")
 @_options(*_shape, *_training)
-@click.option("--recipe", default="strong", show_default=True, help="strong, as of wae train; or paper: 120 epochs at a constant rate, as published.")
+@click.option("--recipe", default="strong", show_default=True, help="strong, as of wae train; or paper, as published: 120 epochs at most, until plateaus.")
 @click.option("--devices", default="1,4,8", show_default=True, help="Numbers of GPUs, or of CPU processes, to plan for.")
 @click.option("--steps", default=16, show_default=True, help="Updates to measure in each stage.")
 @click.option("--cache", default="runs/data", show_default=True, help="The folder in which images are packed.")
@@ -248,6 +236,8 @@ def _plan(images, method, backbone, size, width, head, epochs, crops, noise, dev
 
     if recipe not in ("strong", "paper"):
         raise ValueError(f"recipe={recipe!r} is unknown; use strong or paper")
+    if recipe == "paper":
+        refuse_given(("epochs", "crops", "noise"), "--recipe paper has its own")
     devices, shape = numbers(devices, "devices", int, 1), dict(image_size=size, width=width, head=head)
     RunSpec(method, backbone, "", _checked_recipe(epochs, crops, noise), **shape)  # before the images are read
     with quiet():
@@ -259,7 +249,7 @@ def _plan(images, method, backbone, size, width, head, epochs, crops, noise, dev
 
 # %% ../nbs/lib/cli_networks.ipynb #ed244649
 @main.command("compare")
-@click.argument("images", metavar="DIR")
+@folder_argument("images")
 @click.option("--model", default="", help="The trained network: a folder of a run or a saved one, or a file of weights for --backbone, of these classes.")
 @_options(*_shape)
 @click.option("--weights", default="", help="Where there is no --model: weights of other classes that its training starts from, a file or DEFAULT.")
@@ -278,7 +268,8 @@ def _compare(images, out, as_json, **asked):
     """The cheapest version of a network that costs under a point.
 
     Trains the rows that can pay, tests them on the test split, times them here, in turns, and says which is the cheapest within --points of the network,
-    by its interval. The record, the table, the picture and the chosen network are in OUT. Goes on where it was cut off. What a file of weights was
+    by its interval. The record, the table and the picture are in OUT, and the chosen network, as it was tested and timed, in OUT/cheapest: where the
+    answer is in INT8, that holds OpenVINO's file, model.xml. Goes on where it was cut off. What a file of weights was
     trained on must be normalised as the backbone's published weights want it, and not be among the test images: a folder without train/ and test/ is split
     here. Of a run, or a network that was saved, that is checked.
 

@@ -88,7 +88,7 @@ def comparison_table(
                 "row": r["title"],
                 "name": r["row"],
                 "top-1 (%)": f"{100 * r['top1']:.2f}",
-                "less the original, points": "–" if r is record["rows"][0] else f"{d:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"less the original, points [{100 * record['level']:.3g} % CI]": "–" if r is record["rows"][0] else f"{d:+.2f} [{low:+.2f}, {high:+.2f}]",
                 "ms": f"{r['times']['latency_ms'][1]:.2f}",
                 "times as fast": "{1:.2f} [{0:.2f}, {2:.2f}]".format(*r["times"]["speedup"]),
                 "operations (%)": f"{100 * r['macs']:.1f}",

@@ -107,6 +107,20 @@ def trained_base(
     return give(trained.model, data, spec(epochs).recipe, runs_dir, engine, fresh.seed), question
 
 
+def _that_cannot_pay(rows: Sequence[Cheaper], ahead: dict[str, dict], engine: str) -> dict[str, str]:
+    "Rows that are not worth their training, and why."
+    out, free = {}, replace(WHOLE_NETWORK, int8=True)  # which costs no training
+    for r in (r for r in rows if r.trained != WHOLE_NETWORK):
+        if str(r) not in ahead:
+            out[str(r)] = f"{engine} cannot run it"
+            continue
+        beside = str(free) if r.int8 and free in rows and str(free) in ahead else ""
+        times = ahead[str(r)]["speedup"][1] / (ahead[beside]["speedup"][1] if beside else 1)
+        if times < PAYS:
+            out[str(r)] = f"{times:.2f} times as fast{beside and f' as {beside}'}: it can't pay"
+    return out
+
+
 def plan_rows(
     rows: Sequence[Cheaper],
     question: Question,
@@ -118,24 +132,22 @@ def plan_rows(
 ) -> dict:  # plain data: the rows to train, those left out and why, epochs, forecasts
     "What is trained, decided before it is: by the time that each row will take to answer, and to train. Found again if it was planned before."
     asked = asdict(question) | dict(base=base.record["digest"], machine={k: hardware(question.setting.device)[k] for k in ("cpu", "gpu", "cores")})
-    path = out / f"plan-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]}.json"
+    decides = {k: v for k, v in asked.items() if k != "points"}  # which are asked of what was measured
+    path = out / f"plan-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:10]}.json"
     if found := _found_plan(path):
-        return found
-    recipe, left_out = _recipe(question, data, question.epochs, base.spec.backbone), {}
+        return found | dict(asked=asked)
+    recipe = _recipe(question, data, question.epochs, base.spec.backbone)
     say("timing the rows before they are trained")
     ahead = times_ahead(rows, base.spec, recipe, len(data.classes), question.setting, question.batch)
-    for r in dict.fromkeys(r.trained for r in rows if r.trained != WHOLE_NETWORK):
-        if str(r) not in ahead:
-            left_out[str(r)] = f"{question.setting.engine} cannot run it"
-        elif (times := ahead[str(r)]["speedup"][1]) < PAYS:
-            left_out[str(r)] = f"{times:.2f} times as fast: it can't pay"
-    worth = [r for r in dict.fromkeys(r.trained for r in rows) if r != WHOLE_NETWORK and str(r) not in left_out]
+    left_out = _that_cannot_pay(rows, ahead, question.setting.engine)
+    worth = dict.fromkeys(r.trained for r in rows if r.trained != WHOLE_NETWORK and str(r) not in left_out)
     specs = {str(r): spec_of(r, base.spec, recipe) for r in worth}
     budget = Budget(question.epochs, tuple(specs), (), {})
     if question.hours is not None and specs:
         say("training a few steps of each stage, to see what fits the hours")
         budget = fit_budget(hours_of(specs, data, engine, out / "runs"), question.epochs, question.hours)
-    left_out |= {row: f"no time in the {question.hours:.2g} hours that there are" for row in budget.left_out}
+    late = [str(r) for r in rows if str(r.trained) in budget.left_out]
+    left_out = {row: f"no time in the {question.hours:.2g} hours that there are" for row in late} | left_out
     plan = dict(asked=asked, epochs=budget.epochs, train=list(budget.rows), left_out=left_out, hours=budget.hours, ahead=ahead)
     write_json(path, json.loads(json.dumps(plan)))
     return plan
@@ -198,7 +210,7 @@ def compare_rows(
         if str(r) in plan["train"]:
             say(f"{r}: {r.title}")
             runs[r] = get_or_train(spec_of(r, base.spec, recipe), data, engine, out / "runs")
-    kept = [WHOLE_NETWORK, *(r for r in rows if r.trained in runs and r != WHOLE_NETWORK)]
+    kept = [WHOLE_NETWORK, *(r for r in rows if r.trained in runs and r != WHOLE_NETWORK and str(r) not in plan["left_out"])]
     say("timing")
     calls, size = {}, base.spec.image_size
     for r in kept:

@@ -6,6 +6,7 @@
 __all__ = ['MADE', 'Compared', 'compare_folder', 'keep_comparison']
 
 # %% ../../nbs/lib/lab/compare_folder.ipynb #f11d7ebf
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from matplotlib import pyplot as plt
 from ..data.files import lock, write_whole
 from ..data.sets import load_data
 from ..deploy.engines import check_engine, usual_engine
-from ..deploy.saved_int8 import save_int8
+from ..deploy.saved_int8 import GRAPH, save_int8
 from .answers import Answer, answer, comparison_front, comparison_table, read_comparison, RECORD_ENDING
-from .cheaper import check_row, parse_row, usual_rows
+from .cheaper import check_row, INT8, parse_row, usual_rows
 from .compare import compare_rows, Question, trained_base
 from .experiment import save_output
 from .folders import open_run
@@ -171,13 +172,20 @@ def _written(record: dict, data, out: Path) -> Compared:
     for r in record["rows"]:  # of what was tested: the answers that the numbers come from
         shutil.copy(out / "runs" / r["run"] / (f"{r['tested']}.json" if r["tested"] != r["run"] else "record.json"), files["records"] / f"{r['tested']}.json")
     if said.row:
-        run = open_run(out / "runs" / said.row["run"])
-        run.model.config["white"] = data.white
-        files["network"] = run.save(out / "cheapest", data.classes)
-        if said.row["row"].endswith("+int8"):
-            some = calibration_images(run, data)
-            files["network in INT8"] = save_int8(run.model, out / "cheapest-int8", some, data.classes, run.record["decisive"])
-    for what, left in (("network", "cheapest"), ("network in INT8", "cheapest-int8")):
-        if what not in files:  # of another question: it is not this one's answer
-            shutil.rmtree(out / left, ignore_errors=True)
+        files |= _taken(said.row, data, out, files["records"])
+    else:
+        shutil.rmtree(out / "cheapest", ignore_errors=True)  # of another question: it is not this one's answer
+    shutil.rmtree(out / "cheapest-int8", ignore_errors=True)  # of a version that kept both
     return Compared(record, said, table, files)
+
+
+def _taken(row: dict, data, out: Path, records: Path) -> dict[str, Path]:
+    "The row's network as it was timed and tested."
+    run = open_run(out / "runs" / row["run"])
+    run.model.config["white"] = data.white
+    if not row["row"].endswith(INT8):
+        return dict(network=run.save(out / "cheapest", data.classes))
+    test = json.loads((records / f"{row['tested']}.json").read_text())["test"]
+    saved = save_int8(run.model, out / "cheapest", calibration_images(run, data), data.classes, run.record["decisive"], test)
+    single = "the same in single precision, which is not the answer"
+    return {"network": saved, "OpenVINO's file of it, in INT8": saved / GRAPH, single: run.folder}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..data.pack import Dataset
 from ..data.progress import progress_bar
-from .cheaper import Cheaper, spec_of, untrained
+from .cheaper import Cheaper, INT8, spec_of, untrained, WHOLE_NETWORK
 from .timing import images, prepared, Setting
 from ..measure.latency import Pairs, time_turns
 from ..measure.machine import settings
@@ -32,8 +32,8 @@ PAYS = 1.05  # times as fast as the standard network; below, training is no use
 
 
 def time_against(
-    models: dict[str, DecomposedClassifier],  # the first is what the others are compared with
-    setting: Setting,
+    models: dict[str, DecomposedClassifier],  # the first is what the others are compared with; in INT8 where a name ends in that
+    setting: Setting,  # of the others, in single precision
     image_size: int,  # pixels
     batch: int = 1,  # images at once, ≥ 1
     seconds: float = 6.0,  # to measure
@@ -42,8 +42,8 @@ def time_against(
     calls = {}
     for name, model in models.items():
         try:
-            calls[name] = prepared(model, setting, image_size, batch)
-        except ValueError:
+            calls[name] = prepared(model, replace(setting, precision="int8") if name.endswith(INT8) else setting, image_size, batch)
+        except (ValueError, RuntimeError):  # of the engine, or of the quantiser
             if not calls:
                 raise
     return time_prepared(calls, setting, image_size, batch, seconds)
@@ -71,11 +71,12 @@ def times_ahead(
     setting: Setting,  # in single precision
     batch: int = 1,  # images at once, ≥ 1
     seconds: float = 6.0,  # to measure
-) -> dict[str, dict]:  # what is trained → `Pairs.summary`
+) -> dict[str, dict]:  # row → `Pairs.summary`; rows that the engine cannot take are not there
     "How fast each row will be, from untrained networks. Raises what `untrained` raises."
-    models = {"plain": network_of(given, num_classes).eval().requires_grad_(False)}
-    models |= {str(r.trained): untrained(spec_of(r.trained, given, recipe), num_classes) for r in rows if r.method != "plain"}
-    return time_against({name: m.to(setting.device) for name, m in models.items()}, setting, given.image_size, batch, seconds)
+    models = {WHOLE_NETWORK: network_of(given, num_classes).eval().requires_grad_(False)}
+    models |= {r: untrained(spec_of(r, given, recipe), num_classes) for r in dict.fromkeys(r.trained for r in rows) if r != WHOLE_NETWORK}
+    each = {str(r): models[r.trained].to(setting.device) for r in (WHOLE_NETWORK, *rows)}
+    return time_against(each, setting, given.image_size, batch, seconds)
 
 # %% ../../nbs/lib/lab/forecast.ipynb #1de6bff9
 LEAST_EPOCHS = 4

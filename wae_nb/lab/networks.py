@@ -57,7 +57,7 @@ def network_and_images(
         return run.model, data_of(run, data_root)
     net = load(Path(folder).expanduser())
     if isinstance(net, Prepared):
-        raise ValueError(f"{str(folder)!r} is in INT8: its model.xml is OpenVINO's file already; name the network in single precision")
+        raise ValueError(f"{str(folder)!r} is in INT8: its model.xml is OpenVINO's file already; for another, name the network in single precision")
     return net, data_of_saved(folder, net.config, data_root)
 
 

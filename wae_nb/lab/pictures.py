@@ -71,7 +71,7 @@ def _grid(names: list[str], columns: int, height: float):
 def picture_rows(
     rows: list[list[np.ndarray]],  # each a row of arrays (H, W, 3), in [0, 1]
     titles: list[str],  # of the columns; formulas between two `$`
-    notes: list[list[str]] | None = None,  # a line under each picture, "" for none
+    notes: list[list[str]] | None = None,  # a line of text under each picture, "" for none
     names: list[str] | None = None,  # of the rows
 ) -> Figure:
     "A grid of pictures of one size, ten inches wide."
@@ -82,7 +82,7 @@ def picture_rows(
     for i, (ax, pictures) in enumerate(zip(axes, rows)):
         show_row(ax, pictures)
         for a, note in zip(ax, notes[i] if notes else []):
-            a.text(0.5, -0.03, note, transform=a.transAxes, ha="center", va="top", fontsize=10)
+            a.text(0.5, -0.03, plain(note), transform=a.transAxes, ha="center", va="top", fontsize=10)
     return fig
 
 

@@ -30,7 +30,7 @@ def fit(
     folder: Path,  # for checkpoints, metrics.jsonl and best-<epoch>.safetensors; a run that was cut off there goes on
     seed: int,  # of every random stream
     engine: Engine,  # where
-    title: str = "",  # for the progress bar
+    title: str = "",  # for the progress bar; empty for what is only measured, whose folder goes
     keep_start: bool = False,  # whether the weights given count as epoch 0 and may stay the best
     teacher: Teacher | None = None,  # whose answers the task learns from
 ) -> dict:  # best_epoch, best (its validation metrics), history (of all epochs), epochs run, seconds over all attempts, processes of each

@@ -48,7 +48,7 @@ class Training:
         folder: Path,  # for what it leaves on the disk
         seed: int,  # of every random stream
         engine: Engine,  # where
-        title: str,  # for the progress bar and errors
+        title: str,  # for the progress bar and errors; empty for what is only measured
         teacher: Teacher | None,  # whose answers the task learns from
         stop: Interrupts,  # that a signal is noted in
     ):
@@ -139,7 +139,8 @@ class Training:
     def leave(self, number: int) -> None:
         "Say what was saved, and raise `Interrupted`."
         if self.acc.is_main_process:
-            tqdm.write(f"{signal.Signals(number).name}: saved {self.last}; run it again to go on from there")
+            said = f"saved {self.last}; run it again to go on from there" if self.title else "a few steps were measured, and nothing is kept of them"
+            tqdm.write(f"{signal.Signals(number).name}: {said}")
         raise Interrupted(number)
 
     # from epoch to epoch
