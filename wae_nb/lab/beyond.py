@@ -196,7 +196,8 @@ def _together(tasks: dict[str, Rows], each: dict[str, dict], bar: str) -> str:
     "How many of a bar's comparisons stay when they are corrected for their number."
     rows = [of_both(tasks[task][k], tasks[task][bar, k[1]]) for task, differences in each.items() for k in differences]
     stay = sum(p < 0.05 for p in holm([p_of_difference(a, b) for a, b in rows]))
-    return f"Corrected for their number (Holm), {stay} of {len(rows)} comparison{'s' * (len(rows) != 1)} {'is' if stay == 1 else 'are'} significant."
+    are = f"comparison{'s' * (len(rows) != 1)} {'is' if 1 in (stay, len(rows)) else 'are'}"
+    return f"Corrected for their number (Holm), {stay} of {len(rows)} {are} significant."
 
 
 def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -> str:
