@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from test_backbones import of_blocks
 
 import wae_nb
 from wae_nb.convert import targets
@@ -366,3 +367,14 @@ def test_a_target_is_one_entry(tmp_path, monkeypatch):
     assert wae_nb.export(network("plain", size=64), tmp_path / "net.pt2", "made-up", images(1, 64, 64)).to == "made-up"
     with pytest.raises(ValueError, match="to='tflite' is unknown; use one of .*made-up"):
         export(network("plain", size=64), tmp_path / "net.pt2", "tflite", images(1, 64, 64))
+
+
+def test_a_cut_network_with_norms_of_its_own_is_converted():
+    """OpenVINO's scores are PyTorch's, once its norms, which are not torch's, have seen images."""
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    net, x = build("wae", of_blocks(), 5, 64), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        net.train()(torch.rand(8, 3, 64, 64))
+        expected = net.eval()(x).s
+    torch.testing.assert_close(torch.as_tensor(wae_nb.prepare(net, "openvino", image_size=64)(x).s), expected, atol=1e-4, rtol=1e-3)
