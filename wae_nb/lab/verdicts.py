@@ -46,7 +46,9 @@ def _enough(values: tuple[float, ...], against: float, level: float) -> int | No
 
     if len(values) < 3 or np.mean(values) == against:
         return None  # of two, the spread says next to nothing
-    away = abs(np.mean(values) - against) / np.std(values, ddof=1)
+    if not (spread := np.std(values, ddof=1)):
+        return 3
+    away = abs(np.mean(values) - against) / spread
 
     def told(n):  # by the t-test: its statistic is non-central
         return nct.sf(t.ppf(1 - level / 2, n - 1), n - 1, away * np.sqrt(n)) >= POWER
