@@ -231,6 +231,16 @@ def test_what_fits_the_hours(drawn, tmp_path):
     assert fit_budget(hours, 8, whole / 4 / forecast.SHARE).left_out
 
 
+def test_rounding_takes_no_epoch():
+    """The hours that n of the epochs need give n, whatever the hours are: sums and quotients of them are rounded, up and down."""
+    draw = np.random.default_rng(0)
+    for _ in range(1000):
+        hours = {row: {row: float(h)} for row, h in zip("abcd", draw.uniform(0, 1e-3, 4), strict=True)}
+        whole = sum(h[row] for row, h in hours.items())
+        for n in range(forecast.LEAST_EPOCHS, 9):
+            assert fit_budget(hours, 8, whole / 8 * n / forecast.SHARE).epochs == n
+
+
 def test_weights_of_other_classes_are_a_start_and_no_network(drawn, tmp_path):
     """torchvision's whole networks: refused as the network to compare with, taken as a start; the first convolution is theirs before training."""
     torch.manual_seed(0)

@@ -145,7 +145,8 @@ def fit_budget(
     rows = list(hours)
     while rows:
         needed = sum({name: h for row in rows for name, h in hours[row].items()}.values())
-        fitting = epochs if budget is None or needed <= SHARE * budget else math.floor(epochs * SHARE * budget / needed)
+        room = math.inf if budget is None else SHARE * budget * (1 + 1e-9)  # rounding takes no epoch
+        fitting = epochs if needed <= room else math.floor(epochs * room / needed)
         if fitting >= min(LEAST_EPOCHS, epochs):
             out = tuple(r for r in hours if r not in rows)
             return Budget(min(fitting, epochs), tuple(rows), out, {r: sum(hours[r].values()) * min(fitting, epochs) / epochs for r in rows})
