@@ -374,16 +374,24 @@ def test_wrong_use(trained, people, tmp_path, monkeypatch, words):
     assert {p.relative_to(runs) for p in runs.rglob("*") if "data" not in p.relative_to(runs).parts} == ran
 
 
-FOLDERS = [name for name, c in sorted(main.commands.items()) if any("DIR" in (p.metavar or "") for p in c.params if isinstance(p, click.Argument))]
+WORDS = [(name, p) for name, c in sorted(main.commands.items()) for p in c.params if isinstance(p.type, type(click.STRING)) and p.nargs == 1]
 
 
-@pytest.mark.parametrize("command", FOLDERS)
-def test_a_variable_that_is_not_set_is_no_folder(trained, tmp_path, monkeypatch, command):
-    """`wae train "$DATA"`: elsewhere an empty name means the demo set, or the folder where one is."""
+@pytest.mark.parametrize("command, parameter", WORDS, ids=lambda x: getattr(x, "name", x))
+def test_a_variable_that_is_not_set_is_refused(trained, tmp_path, monkeypatch, command, parameter):
+    """`wae train "$DATA"`, `wae reproduce --data "$DATA"`, `wae compare flowers --model "$NET"`: empty words would be the demo set, or no model."""
     monkeypatch.chdir(tmp_path)
-    done = wae(command, *[trained["plain"]] * (command in ("eval", "prune")), "")
-    assert len(FOLDERS) == 6 and done.exit_code == 2 and not list(tmp_path.iterdir()) and not done.stdout, done.output
-    assert done.stderr.startswith("Error: Invalid value for '") and done.stderr.endswith(f"it is empty; name a folder. See wae {command} --help\n")
+    words = [] if isinstance(parameter, click.Argument) else [parameter.opts[-1], ""]
+    for p in main.commands[command].params:  # all that is needed, so that nothing else is wrong
+        if isinstance(p, click.Argument):
+            words.append("" if p is parameter else {"run": trained["plain"], "files": "."}.get(p.name, "."))
+        elif p.required and p is not parameter:
+            words += [p.opts[-1], {"reproduce": "strong"}.get(command, "x")]
+    done = wae(command, *words)
+    assert done.exit_code == 2 and not list(tmp_path.iterdir()) and not done.stdout, done.output
+    assert done.stderr.startswith("Error: Invalid value for '")
+    assert done.stderr.endswith(f"it is empty (a variable that is not set?); give a value. See wae {command} --help\n")
+    assert {c for c, _ in WORDS} >= {"compare", "eval", "export", "plan", "predict", "prune", "reproduce", "runs", "train"} and len(WORDS) > 40
 
 
 def test_no_json_where_it_failed(tmp_path):

@@ -11,7 +11,7 @@ import sys
 import click
 
 from . import cli_networks  # noqa: F401  its commands
-from .shell import folder_argument, json_option, main, quiet, show, table
+from .shell import json_option, main, quiet, show, table
 
 # %% ../nbs/lib/cli.ipynb #0e1a15b6
 @main.command("time")
@@ -74,7 +74,7 @@ def _time(backbone, rows, size, batch, classes, engine, precision, threads, devi
 
 # %% ../nbs/lib/cli.ipynb #7ca1249f
 @main.command("runs")
-@folder_argument("folder", "[DIR]", default="runs")
+@click.argument("folder", metavar="[DIR]", default="runs")
 @json_option
 def _runs(folder, as_json):
     """What is trained in a folder of runs (by default runs/).

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .shell import check_shape, folder_argument, json_option, main, quiet, refuse_given, show, show_run, table
+from .shell import check_shape, json_option, main, quiet, refuse_given, show, show_run, table
 
 # %% ../nbs/lib/cli_networks.ipynb #4922b15a
 _shape = [
@@ -52,7 +52,7 @@ def _recipe(data, backbone: str, epochs: int, crops: str, noise: float, way: str
 
 # %% ../nbs/lib/cli_networks.ipynb #c499852a
 @main.command("train")
-@folder_argument("images")
+@click.argument("images", metavar="DIR")
 @click.option("--method", default="wae", show_default=True, help="plain, half, wavelet, wae, linear-in …: as in wae_nb.METHODS.")
 @_options(*_shape, *_training)
 @click.option("--weights", default="", help="A file of a whole network's weights, or a name of torchvision's (DEFAULT), to start from.")
@@ -116,7 +116,7 @@ def _fits(method: str) -> bool:
 # %% ../nbs/lib/cli_networks.ipynb #f096d928
 @main.command("prune")
 @click.argument("network", metavar="NETWORK")
-@folder_argument("images")
+@click.argument("images", metavar="DIR")
 @click.option("--way", default="thinet", show_default=True, help="thinet or taylor.")
 @click.option("--keep", default=0.5, show_default=True, help="The share that stays: of each layer's channels (thinet), of all operations (taylor).")
 @_options(*_training)
@@ -154,7 +154,7 @@ def _prune(network, images, way, keep, epochs, crops, noise, device, precision, 
 # %% ../nbs/lib/cli_networks.ipynb #015b1203
 @main.command("eval")
 @click.argument("network", metavar="NETWORK")
-@folder_argument("images")
+@click.argument("images", metavar="DIR")
 @click.option("--split", default="test", show_default=True, help="test, val, train or all of them.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda or auto.")
 @click.option("--cache", default="runs/data", show_default=True, help="The folder in which images are packed.")
@@ -208,7 +208,7 @@ def _predict(network, images, top, as_json):
 
 # %% ../nbs/lib/cli_networks.ipynb #5e581166
 @main.command("plan")
-@folder_argument("images")
+@click.argument("images", metavar="DIR")
 @click.option("--method", default="wae", show_default=True, help="As of wae train.")
 @_options(*_shape, *_training)
 @click.option("--recipe", default="strong", show_default=True, help="strong, as of wae train; or paper, as published: 120 epochs at most, until plateaus.")
@@ -249,7 +249,7 @@ def _plan(images, method, backbone, size, width, head, epochs, crops, noise, dev
 
 # %% ../nbs/lib/cli_networks.ipynb #ed244649
 @main.command("compare")
-@folder_argument("images")
+@click.argument("images", metavar="DIR")
 @click.option("--model", default="", help="The trained network: a folder of a run or a saved one, or a file of weights for --backbone, of these classes.")
 @_options(*_shape)
 @click.option("--weights", default="", help="Where there is no --model: weights of other classes that its training starts from, a file or DEFAULT.")
