@@ -117,14 +117,15 @@ def pruned_of(
     frame: pd.DataFrame,  # of `records`
     found: Rows,  # of `ways_of`
 ) -> Pruned:
-    "What was pruned further, of the rows found."
+    "What was pruned further, of the rows found; where by several recipes, by that of the most runs."
     rows = {fingerprint_of(r["decisive"]): k for k, rs in found.items() for r in rs}
     pruned = frame["kind"].eq("run") & frame["parent"].isin(rows) & frame["method"].isin(PRUNERS) & frame["keep"].lt(1)  # 1 is the control
     runs = frame[pruned].sort_values(["keep", "seed"])
-    out: Pruned = {}
+    out: dict = {}
     for r, parent in zip(runs["record"], runs["parent"]):
-        out.setdefault((*rows[parent], r["decisive"]["method"], r["decisive"]["keep"]), []).append(r)
-    return out
+        made = str([r["decisive"].get(k) for k in ("stage_recipe", "prune")])
+        out.setdefault((*rows[parent], r["decisive"]["method"], r["decisive"]["keep"]), {}).setdefault(made, []).append(r)
+    return {k: max(of.values(), key=len) for k, of in out.items()}
 
 
 def pruned_title(
