@@ -224,15 +224,42 @@ def test_a_cut_network_with_norms_of_its_own_is_saved_and_folded(tmp_path):
 @pytest.mark.parametrize("asks, name", [
     (lambda net, x: F.dropout(x, 0.5, net.training), "dropout"),
     (lambda net, x: F.batch_norm(x, net.norm.running_mean, net.norm.running_var, training=net.training), "batch_norm"),
+    (lambda net, x: x + torch.randn_like(x) if net.training else x, "norm"),  # the first step on what was noise
+    (lambda net, x: x if net.training else x.clamp(max=6), "clamp"),
+    (lambda net, x: net.norm(x) if net.training else x, "norm"),
+    (lambda net, x: F.dropout(x, 0.0, net.training), None),
+    (lambda net, x: F.dropout2d(x, p=0, training=net.training), None),
+    (lambda net, x: (x, setattr(net, "beside", x.mean()) if net.training else None)[0], None),
+    (lambda net, x: x + torch.ones(1, device=x.device), None),
 ])  # fmt: skip
-def test_a_function_that_is_told_whether_it_trains_is_refused(asks, name):
+def test_another_way_in_training_is_refused(asks, name):
+    """A graph is of one mode: it would train without that dropout or noise, or by a norm's running statistics."""
+
     class Asking(Block):
         def forward(self, x):
             return self.norm(asks(self, self.conv(x)))
 
     own = nn.Sequential(Asking(3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-    with pytest.raises(ValueError, match=rf"\ASequential cannot be cut: its function {name} would never learn [^\n]*; use a module, such as nn.Dropout\Z"):
+    own[0].norm.eval()  # one that is frozen stays so
+    if name is None:
         build("half", own, 5, 64)
+    else:
+        with pytest.raises(ValueError, match=r"\ASequential cannot be cut: in training it goes another way than by \w+; a module without parts[^\n]*\Z") as e:
+            build("half", own, 5, 64)
+        assert name in str(e.value)
+    assert own.training and not own[0].norm.training
+
+
+def test_what_the_classifier_does_in_training_is_its_own():
+    """Behind the maps, where ours takes its place."""
+
+    class Late(Own):
+        def forward(self, x):
+            x = F.dropout(self.last(self.right(self.stem(x)).repeat(1, 3, 1, 1)[:, :32]), 0.5, self.training)
+            x = self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+            return x if self.training else x.softmax(1)
+
+    assert build("half", Late(), 5, 64)(torch.rand(2, 3, 64, 64)).s.shape == (2, 5)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenetv3_small_050", "regnety_002"])

@@ -7,7 +7,6 @@ __all__ = ['LayerTracer', 'cut']
 
 # %% ../../nbs/lib/method/cutting.ipynb #f3aec929
 import copy
-import inspect
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,8 @@ from .slimming import COUNTED
 
 # %% ../../nbs/lib/method/cutting.ipynb #704e6dde
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Dropout, nn.Dropout2d)
-_POOLINGS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, F.dropout, F.dropout2d)
+_DROPOUTS = (F.dropout, F.dropout2d)
+_POOLINGS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, *_DROPOUTS)
 _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, F.scaled_dot_product_attention)
 _SIZE = 224  # pixels of the image that a network is run on
 
@@ -40,13 +40,33 @@ class _Cutter(LayerTracer):
         return super().is_leaf_module(m, module_qualified_name) or next(m.children(), None) is None
 
 
-def _asks_whether_training(node: fx.Node) -> bool:
-    "Whether a step is a function that was told it isn't training, which it would be told for ever."
+def _formulas(graph: fx.Graph) -> dict[fx.Node, int]:
+    "Each step with all that leads to it, as a number: the same for the same computation, whatever else a graph holds."
+    out: dict = {}
+    for node in graph.nodes:
+        given = fx.node.map_arg((node.args, node.kwargs), out.get)
+        nothing = node.target in _DROPOUTS and 0 in (*node.args[1:2], node.kwargs.get("p"))
+        target = "constant" if str(node.target).startswith("_tensor_constant") else node.target  # numbered anew with each trace
+        out[node] = out[node.all_input_nodes[0]] if nothing else hash(repr((node.op, target, given)))
+    return out
+
+
+def _only_in_evaluation(
+    graph: fx.Graph,  # as in evaluation
+    maps: fx.Node,  # of it
+    net: nn.Module,
+) -> fx.Node | None:
+    "The first step to the maps that isn't taken in training, where that can be followed; the maps, if they are not what is used there."
     try:
-        given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments if node.op == "call_function" else {}
-    except (TypeError, ValueError):  # one of C's, which does not say what it takes
-        return False
-    return given.get("training") is False and given.get("p") != 0
+        trained = set(_formulas(_Cutter().trace(net.train())).values())
+    except Exception:  # whatever somebody's forward raises
+        return None
+    formulas, leading = _formulas(graph), [maps]
+    for node in leading:  # which grows
+        leading += [n for n in node.all_input_nodes if n not in leading]
+    used = [formulas[n] in trained for n in maps.users if n.op != "output" and n.target not in _DROPOUTS]
+    missing = [n for n in leading if formulas[n] not in trained] or [maps] * (used != [] and not any(used))
+    return min(missing, default=None)
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
@@ -102,18 +122,19 @@ def cut(
     try:
         traced = fx.GraphModule(net, _Cutter().trace(net.eval()), kind)  # without what is there in training alone, such as scores beside the main path
         name = _maps(traced, at, kind)
+        graph = traced.graph
+        maps, output = next(n for n in graph.nodes if n.name == name), next(n for n in graph.nodes if n.op == "output")
+        other = _only_in_evaluation(graph, maps, net)
     except Exception as e:  # whatever somebody's forward raises
         said = str(e).strip().partition("\n")[0]
         raise ValueError(f"{kind} cannot be cut into a convolutional part and a classifier ({said}); give a module that returns the maps") from None
     finally:
         for m, training in modes:
             m.training = training
-    graph = traced.graph
-    maps, output = next(n for n in graph.nodes if n.name == name), next(n for n in graph.nodes if n.op == "output")
+    if other:
+        raise ValueError(f"{kind} cannot be cut: in training it goes another way than by {other.name}; a module without parts, such as nn.Dropout, may do that")
     output.args = (maps,)
     graph.eliminate_dead_code()
-    if asks := next((n for n in graph.nodes if _asks_whether_training(n)), None):
-        raise ValueError(f"{kind} cannot be cut: its function {asks.target.__name__} would never learn that it is training; use a module, such as nn.Dropout")
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced.train(net.training)
