@@ -118,7 +118,7 @@ def cut(
     at: str = "",  # the submodule whose output are the maps, for instance "layer4"; empty to find the last maps before pooling or flattening
 ) -> fx.GraphModule:  # image → maps (B, C, h, w); its submodules are `net`'s, under the same names
     "The convolutional part of a network. Raises a one-line `ValueError` for one that cannot be cut."
-    kind, modes = type(net).__name__, [(m, m.training) for m in net.modules()]
+    kind, before = type(net).__name__, [(m, dict(vars(m))) for m in net.modules()]
     try:
         traced = fx.GraphModule(net, _Cutter().trace(net.eval()), kind)  # without what is there in training alone, such as scores beside the main path
         name = _maps(traced, at, kind)
@@ -129,8 +129,9 @@ def cut(
         said = str(e).strip().partition("\n")[0]
         raise ValueError(f"{kind} cannot be cut into a convolutional part and a classifier ({said}); give a module that returns the maps") from None
     finally:
-        for m, training in modes:
-            m.training = training
+        for m, was in before:  # its mode, and nothing that following it left there: constants, what a forward keeps
+            vars(m).clear()
+            vars(m).update(was)
     if other:
         raise ValueError(f"{kind} cannot be cut: in training it goes another way than by {other.name}; a module without parts, such as nn.Dropout, may do that")
     output.args = (maps,)
