@@ -159,6 +159,7 @@ SHOWN = {  # method of the table of accuracy against speed-up, which has its bes
     "linear-2": "linear encoder, two levels",
     "quarter": "quarter resolution",
 }
+SHARE = "MACs (% of the standard network's)"
 WARM = "warm", "patient", "finer-patient", "finer-noisy"  # from its teacher's weights
 TAUGHT = dict.fromkeys(("taught", "noisy", "finer-taught"), ", taught") | dict.fromkeys(WARM, "*")
 
@@ -189,17 +190,19 @@ def all_epochs(record: dict) -> float:
 
 
 def trained(way: str, name: str, first: str) -> str:
-    """How a row was trained, from its record; of three stages, the sum. An asterisk says that the first row's network taught it."""
+    """How a row was trained, from its record; of three stages, the sum. An asterisk alone says that the first row's network taught it."""
     record, teacher = kept(name), kept(first)
     if TAUGHT.get(way) == "*" and record["decisive"]["teacher"] != teacher["decisive"]:
         raise ValueError(f"{name} was not taught by {first}, the standard network of the table: the front page would say so")
+    if TAUGHT.get(way) == "*":
+        return "*"
     twice = record["decisive"]["stage_recipe"]["batch_size"] == 2 * teacher["decisive"]["stage_recipe"]["batch_size"]
-    return f"{all_epochs(record):g} epochs{TAUGHT.get(way, '')}{', twice the batch' * twice}"
+    return f", {all_epochs(record):g} epochs{TAUGHT.get(way, '')}{', twice the batch' * twice}"
 
 
 def by_labels(rows: dict[str, list[str]]) -> str:
-    """Three rows as labels alone train them, over the seeds that all have; the table has each in its best way."""
-    titles = {"standard network": "standard network", "half resolution": "standard network, half resolution (I_R)", "*Ours*": "Ours"}
+    """The resized image and the whole one as labels alone train them, over the seeds that both have; the table has each in its best way."""
+    titles = {"standard network": "standard network", "half resolution": "standard network, half resolution (I_R)"}
     each = {said: {r["seed"]: r for r in map(kept, rows[f"{title}, by labels"])} for said, title in titles.items()}
     seeds = set.intersection(*map(set, each.values()))
     epochs = {said: f"{all_epochs(rs[min(seeds)]):g}" for said, rs in each.items()}
@@ -207,6 +210,14 @@ def by_labels(rows: dict[str, list[str]]) -> str:
     top1 = {said: statistics.mean(100 * rs[s]["test"]["top1"] for s in seeds) for said, rs in each.items()}
     longer = ", ".join(f"{said} {n}" for said, n in epochs.items() if n != usual)
     return f"By labels, {usual} epochs{f' ({longer})' * bool(longer)}: {', '.join(f'{said} {x:.2f}' for said, x in top1.items())} ({len(seeds)})."
+
+
+def above_half() -> str:
+    """What the details in the first layer bring, as 10's table has it: in the front page's way and by labels alone."""
+    each = rows_of(ROWS.with_suffix(".csv"), "row", "trained")
+    ways = "taught from the teacher's weights, three times as long, in half the batch", "by labels"
+    (a, n), (b, m) = ((line["less the resized image trained alike"], line["seeds"]) for way in ways for line in [each[f"{SHOWN['linear-in']} {way}"]])
+    return f"Details less half resolution: {a} ({n}); by labels {b} ({m})."
 
 
 def in_noise(rows: dict[str, list[str]], variance: str = "0.05") -> str:
@@ -234,17 +245,21 @@ def front() -> str:
         return said
     path = FIGURES / "strong/ideas-ms-128px-imagenette-vgg16_bn.csv"
     points, names, seeds = rows_of(path, "row"), *(json.loads(p.read_text(encoding="utf-8")) for p in (path.with_suffix(".json"), ROWS))
-    columns = "top-1, % (seeds)", "times as fast", "INT8: change, points", "INT8: times as fast"
-    lines = [f"| Imagenette, 128 px, VGG16-BN, quarter width | {' | '.join(columns)} |", "|---|---|---|---|---|"]
+    columns = "top-1, % (seeds)", "times as fast", "in INT8"
+    lines = [f"| Imagenette, 128 px, VGG16-BN, quarter width | {' | '.join(columns)} |", "|---|---|---|---|"]
+    taught, small = [], []
     first = next(rs[0] for name, rs in names.items() if name.startswith("plain (") and not name.endswith("int8"))
     for method, title in SHOWN.items():
         ways = [m[1] for name in points if (m := re.fullmatch(rf"{re.escape(method)} \((.+)\)", name))]
         if len(ways) != 1:
             raise ValueError(f"ideas-ms-128px-imagenette-vgg16_bn.csv has {len(ways)} rows of {method!r}: the front page shows one; run 10 at 128 px again")
         row = f"{method} ({ways[0]})"
-        record, whole, small = names[row][0], points[row], points[f"{row}, int8"]
-        cells = accuracy(record, seeds), whole["speed-up"], small["INT8 costs, points"].split()[0], small["speed-up"]
-        lines.append(f"| {title}, {trained(ways[0], record, first)} | {' | '.join(cells)} |")
+        record, whole, int8 = names[row][0], points[row], points[f"{row}, int8"]
+        cells = accuracy(record, seeds), whole["speed-up"], int8["speed-up"]
+        small.append(float(int8["INT8 costs, points"].split()[0]))
+        taught += [all_epochs(kept(record))] * (ways[0] in WARM)
+        share = f", {float(whole[SHARE]):.0f} % of the operations" * (method == "wae")
+        lines.append(f"| {title}{trained(ways[0], record, first)}{share} | {' | '.join(cells)} |")
     full = rows_of(FIGURES / "timing/baselines-cpu.csv", "backbone", "row")
     heads = "same engine, fp32", "best engine of each side, fp32", "its fastest over standard in INT8"
     lines += ["", f"| Full width, 224 px, one image: times faster | {' | '.join(heads)} |", "|---|---|---|---|"]
@@ -253,7 +268,10 @@ def front() -> str:
         lines.append(f"| {row.replace(' ', ': ', 1)} | {' | '.join(cells)} |")
     machine = (FIGURES / "timing/baselines-cpu.md").read_text(encoding="utf-8").strip().splitlines()[-1].split("network's. ")[1]
     below = "below: one run's medians [quartiles], the pooled head's over fully connected ones"
-    said_of = f"\\* Taught by the first row, from its weights. {by_labels(seeds)} {in_noise(seeds)} Means ± deviations; speed, INT8: one seed"
+    if len(set(taught)) != 1:
+        raise ValueError(f"the taught rows had {taught} epochs: the front page gives them one number")
+    said_of = f"\\* Taught by the first row, from its weights, {taught[0]:g} epochs. INT8 changes top-1 by {min(small):+.2f} to {max(small):+.2f} points. "
+    said_of += f"{by_labels(seeds)} {above_half()} {in_noise(seeds)} Means ± deviations; speed, INT8: one seed"
     lines += ["", f"{said_of}; {below}. {machine}"]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after

@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 from configparser import ConfigParser
+from functools import cache
 
 import pandas as pd
 import pytest
@@ -13,12 +14,13 @@ from conftest import ROOT
 
 from wae_nb.data.pack import VAL_FRACTION
 from wae_nb.data.photos import NAMES as PHOTOGRAPHS
+from wae_nb.lab.beyond import in_all, pruned_of, tasks_of
 from wae_nb.lab.paper import DATA, TABLES
 from wae_nb.lab.profiles import PROFILES
-from wae_nb.lab.records import recorded_rows
+from wae_nb.lab.records import recorded_rows, records
 from wae_nb.lab.statistics import accuracy_difference, of_both
 from wae_nb.lab.tradeoff import calibration_images
-from wae_nb.lab.ways import WAYS
+from wae_nb.lab.ways import MORE, TAUGHT, WAYS
 from wae_nb.measure.cost import macs
 from wae_nb.method.backbones import features
 from wae_nb.method.classifier import build
@@ -367,6 +369,45 @@ def cheapest_of_three() -> bool:
     return second < first < own
 
 
+@cache
+def tasks() -> dict:
+    return tasks_of(strong_records(), "strong", "vgg16_bn")
+
+
+@cache
+def strong_records() -> pd.DataFrame:
+    return records("strong", ROOT / "figures")
+
+
+def whole_by_labels() -> bool:
+    return not any(method == "plain" and way in TAUGHT for method, way in tasks()["imagenette, 128 px"])
+
+
+def narrow(method: str) -> int:
+    return macs(build(method, "vgg16_bn", 10, 128, 0.25, head="pooled"), 128)
+
+
+def none_beats_half() -> bool:
+    (said,) = [s for s in in_all(tasks()) if s.startswith("Taught, and against standard network, half resolution (I_R)")]
+    return bool(re.search(r"Corrected for their number \(Holm\), 0 of \d+ comparisons", said))
+
+
+def pruned_beats_two_levels() -> bool:
+    at_64 = tasks()["imagenette, 64 px"]
+    frame = strong_records()
+    pruned = pruned_of(frame[frame["data"].eq("imagenette")], at_64)
+    (rows,) = [rs for (method, way, *_), rs in pruned.items() if (method, way) == ("half", "patient")]
+    two = at_64["linear-2", "patient"]
+    return abs(rows[0]["macs"] / two[0]["macs"] - 1) < 0.05 and accuracy_difference(*of_both(rows, two))[1] > 0
+
+
+def not_alike() -> bool:
+    named = pd.read_csv(STRONG / "ideas-ms-128px-imagenette-vgg16_bn.csv")["row"].str.extract(r"^([\w-]+) \(([\w-]+)\)").drop_duplicates()
+    ways = dict(named.itertuples(index=False))
+    by_labels = {m for m, way in ways.items() if way == "labels"}
+    return by_labels == {"wavelet", "decomposition", "wae"} and all(way in MORE or way in TAUGHT for m, way in ways.items() if m not in by_labels)
+
+
 def nearer_alone() -> bool:
     """Of the committed output itself: 00 has no records."""
     outputs = [o for c in json.loads((ROOT / "nbs/00_start_here.ipynb").read_text(encoding="utf-8"))["cells"] for o in c.get("outputs", [])]
@@ -393,7 +434,12 @@ CONCLUDED = {  # page, words → whether the records say so
     ("nbs/10_past_the_paper.ipynb", "At half a pixel every row here is *better* than on the image as it is, and each decomposition gains more"): softened,
     ("nbs/10_past_the_paper.ipynb", "At the strongest blur and in noise, Wavelet+CNN loses least of all that read details"): most_patient,
     ("nbs/10_past_the_paper.ipynb", "second block, where the maps are half as large (`Later`), which is the cheapest of the three"): cheapest_of_three,
-    ("README.md", "In noise, details in the first layer cost most of the accuracy, unless trained with `--noise`"): noise_let_in,
+    ("nbs/10_past_the_paper.ipynb", "of the larger images that is labels alone, without a teacher"): whole_by_labels,
+    ("nbs/02_imagenet_vgg16.ipynb", "*Ours* has more than twice row 2's operations"): lambda: narrow("wae") > 2 * narrow("half"),
+    ("README.md", "Details in the first layer fail in noise unless trained with `--noise`"): noise_let_in,
+    ("README.md", "Taught alike, on clean images, no decomposition reliably beats half resolution"): none_beats_half,
+    ("README.md", "pruned to equal cost, that beats two levels"): pruned_beats_two_levels,
+    ("README.md", "the paper's (`wavelet`, `decomposition`, `wae`) by labels, the others longer or taught"): not_alike,
 }
 
 

@@ -212,7 +212,7 @@ def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -
             most = max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told)
             notes += [f"by {'one seed' if most == 1 else 'two seeds'}"] * (most < 3)
             opposite = all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
-            named = f"{task}: {' and '.join(METHODS[m].title for m in names)}"
+            named = f"{task}: {' + '.join(f'*{METHODS[m].title}*' for m in names)}"
             out.append(", ".join([named, *notes, *["where the validation split says the opposite"] * opposite]))
     return f"{len(out)}" + f" ({'; '.join(out)})" * bool(out)
 

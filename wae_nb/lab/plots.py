@@ -101,6 +101,7 @@ def curves(
     frame = pd.DataFrame(found, columns=["line", "x", "y"])
     _lines(ax, frame, list(frame["line"].unique()), markers=frame["x"].nunique() <= 12)
     ax.set(xlabel="epoch", ylabel=plain(label))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(fig)
     return fig
 
@@ -241,18 +242,23 @@ def intervals(
     xlabel: str,
     kinds: dict[str, str] | None = None,  # what is compared → a kind, as for `tradeoff`
 ) -> Figure:
-    "Differences with their intervals, one below the other, beside a line at nothing; an open circle where the interval holds it."
+    "Differences with their intervals, beside a line at nothing; a mark for each kind, open where the interval holds 0."
     fig, (ax,) = _panels(1, 1.2 + 0.34 * len(rows))
     frame = pd.DataFrame([(plain(name), end) for name, ends in rows.items() for end in ends], columns=["row", "x"])
     free = {k: COLOURS[i % len(COLOURS)] for i, k in enumerate(dict.fromkeys((kinds or {}).values()))} | KINDS
     colours = {plain(n): free[kinds[n]] if kinds else COLOURS[0] for n in rows}
-    look = dict(estimator="median", errorbar=("pi", 100), capsize=0.25, linestyle="none", err_kws=dict(linewidth=1.5))
+    shapes = {k: "osD^vPX"[i % 7] for i, k in enumerate(dict.fromkeys((kinds or {}).values()))}
+    marks = [shapes[kinds[n]] if kinds else "o" for n in rows]
+    look = dict(estimator="median", errorbar=("pi", 100), capsize=0.25, markers=marks, linestyle="none", err_kws=dict(linewidth=1.5))
     sns.pointplot(frame, x="x", y="row", hue="row", palette=colours, legend=False, ax=ax, **look)
     for i, (middle, low, high) in enumerate(rows.values()):
         if low <= 0 <= high:
-            ax.plot(middle, i, "o", ms=7, mfc="white", mec=list(colours.values())[i], zorder=5)
+            ax.plot(middle, i, marks[i], ms=7, mfc="white", mec=list(colours.values())[i], zorder=5)
     ax.axvline(0, color="grey", lw=1, zorder=0)
     ax.set(xlabel=plain(xlabel), ylabel="")
+    for k, mark in shapes.items() if len(shapes) > 1 else ():
+        ax.plot([], [], mark, color=free[k], label=plain(k))
+    _legend(fig, said=_SAID)
     return fig
 
 # %% ../../nbs/lib/lab/plots.ipynb #15c198c3

@@ -26,6 +26,7 @@ from .records import read_all, records
 from .tables import as_text, comparisons, make_table, names_for, quoted_timing
 from .costs import cost_table, read_timing
 from .timing import UNTIMED, timed_rows
+from .ways import WAYS
 from ..method.classifier import METHODS
 from ..train.records import RecordError, project_root
 
@@ -64,11 +65,15 @@ def _picture(path: Path) -> str:
 
 
 def _caption(path: Path) -> str:
-    "What to see in the front's picture, and which rows its short names stand for."
-    names = pd.read_csv(table, dtype=str).iloc[:, 0].str.extract(r"^([\w-]+) \(")[0] if (table := path.with_suffix(".csv")).exists() else []
-    rows = [f"`{n}`: {METHODS[n].title}" for n in dict.fromkeys(names) if n in METHODS]
-    what = "**Accuracy against measured speed-up**: right and up is better; each row as trained in the way that was best for it on the validation split"
-    return f"{what}; *int8*: quantised. {'; '.join(rows)}.\n" if rows else f"{what}.\n"
+    "What to see in the front's picture, which rows its short names stand for, and how each was trained."
+    ways: dict[str, dict[str, str]] = {}
+    for name in pd.read_csv(table, dtype=str).iloc[:, 0] if (table := path.with_suffix(".csv")).exists() else ():
+        if (m := re.match(r"([\w-]+) \(([\w-]+)\)", name)) and m[1] in METHODS and m[2] in WAYS:
+            ways.setdefault(m[2], {})[m[1]] = f"`{m[1]}`: {METHODS[m[1]].title}"
+    what = "**Accuracy against measured speed-up**: right and up is better; each row in the best of the ways recorded for it, by the validation split"
+    unlike = ", so rows are *not trained alike*: compare those of one way" * (len(ways) > 1)
+    rows = "".join(f" *{WAYS[way].title}*: {'; '.join(of.values())}." for way, of in ways.items())
+    return f"{what}{unlike}; *int8*: quantised.{rows}\n" if ways else f"{what}.\n"
 
 
 def _bullets(lines: list[str]) -> str:
@@ -142,12 +147,8 @@ class Report:
         return self._said[key]
 
     def findings(self) -> list[str]:
-        "A sentence for each of the paper's networks: the first comparison of its first table, on pictures from outside if there are any, then the most."
+        "Of each of the paper's networks the first comparison of its first table, on pictures from outside if there are any; then past the paper."
         out, first = [], {(t.kind, t.backbone): n for n, t in reversed(TABLES.items()) if not t.noise}
-        for backbone in sorted({c.backbone for c in self.collections}):
-            tasks = tasks_of(self.frame, self.profile, backbone)
-            out += [f"past the paper, {backbone}: {s}" for s in in_all(tasks)]
-            out += [f"past the paper, {backbone}, {s}." for s in in_noise(self.frame, tasks)]
         for number in sorted(first.values()):
             for c in sorted(self._filling(number), key=lambda c: (is_embedded(c.data["name"]), -c.data.get("test", 0))):
                 if said := self._verdicts(number, c)[:1]:
@@ -156,6 +157,10 @@ class Report:
                     cost = "" if faster == "–" else f"; {faster} times as fast on the CPU at full width"
                     out.append(f"{as_text(c.data['name'])}, {c.backbone} ([Table {number}](#table{number})): {said[0]}{cost}.")
                     break
+        for backbone in sorted({c.backbone for c in self.collections}):
+            tasks = tasks_of(self.frame, self.profile, backbone)
+            out += [f"past the paper, {backbone}: {s}" for s in in_all(tasks)]
+            out += [f"past the paper, {backbone}, {s}." for s in in_noise(self.frame, tasks)]
         return out
 
     def front(self) -> str:  # Markdown
