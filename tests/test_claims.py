@@ -285,6 +285,14 @@ def test_the_verdict_follows_the_records(tmp_path, right, words):
     assert json.loads((tmp_path / "claims/claims.json").read_text()).keys() == ({c.test.sentence for c in ASKED} if right is not None else set())
 
 
+def test_where_more_images_do_not_tell_it_is_said():
+    """Of a claim that holds on few faces: that thousands of Imagenette's images show no significant difference."""
+    asked = [c for c in CLAIMS if isinstance(c.test, Accuracy) and c.test.variance == "0.01" and c.test.b == "VGG16-Net"]
+    found = Verdicts(ROOT / "figures", draws=1000, claims=asked)
+    assert found.words == [HOLDS] * len(asked) and asked and found.evidence[0].gain.shape[1] == 90
+    assert re.search(r"Elsewhere, on more test images, no significant difference: \S+ \[-\S+ \+\S+\] points, imagenette, 3,925", found.paragraphs())
+
+
 def test_the_strongest_training_goes_first(tmp_path):
     """Then pictures that are not embedded, then the first kind asked for, then the most test images, the most to train on, the largest images."""
     shutil.copytree(ROOT / "figures/strong/records", tmp_path / "strong/records")

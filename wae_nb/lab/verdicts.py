@@ -155,8 +155,11 @@ class Verdicts:
         said = [] if e.top5 is None else [f" {_OF_TOP_5}"]
         found = [(t, other) for t in claim.beside if (other := self.sources.accuracy(t, e.place))]
         said += [f" Beside it: {verdict(t.a, t.b, (o.value, o.low, o.high))}." for t, o in found]
-        apart = [o for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.low <= o.against <= o.high and not o.at_odds]
-        said += [f" Elsewhere, by its own interval, otherwise: {o.here}, {as_text(o.rests_on)}." for o in apart if decide(o, 0.0) != self.words[i]]
+        others = [(o, o.low <= o.against <= o.high) for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.at_odds]
+        apart = [o for o, within in others if not within and decide(o, 0.0) != self.words[i]]
+        larger = [o for o, within in others if within and self.words[i] == HOLDS and o.gain.shape[1] > e.gain.shape[1]]
+        for how, found in (("by its own interval, otherwise", apart), (f"on more {e.drawn}s, no significant difference", larger)):
+            said += [f" Elsewhere, {how}: {o.here}, {as_text(o.rests_on)}." for o in found]
         return "".join(said)
 
     def paragraphs(self) -> str:  # Markdown
