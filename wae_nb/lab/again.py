@@ -14,7 +14,8 @@ import pandas as pd
 from .beyond import WHOLE, Rows, title_of
 from .otherwise import WAYS_SHOWN, against_bars, bar_of
 from .records import fingerprint_of
-from .statistics import bootstrap, gains, holm, mean_and_spread, of_both, p_value
+from .statistics import gains, holm, interval_of, mean_and_spread, of_both, p_of
+from .ways import of_more
 
 # %% ../../nbs/lib/lab/again.ipynb #a9a10005
 def machine_of(
@@ -28,7 +29,7 @@ class OverMachines(NamedTuple):
     "A row less the resized image trained alike, each seed's difference in the mean over the machines that have it."
 
     difference: tuple[float, float, float]  # points, and the ends of its interval of 95 %, over seeds and test images
-    p: float  # two-sided, of the bootstrap
+    p: float  # two-sided, as `p_of`
     pairs: int  # of runs, each of one machine
 
 
@@ -45,8 +46,8 @@ def over_machines(
     if not each:
         return None
     mean = np.stack([np.mean(each[seed], 0) for seed in sorted(each)])
-    low, high = np.quantile(drawn := bootstrap(mean), [0.025, 0.975])
-    return OverMachines((100 * mean.mean(), 100 * low, 100 * high), p_value(drawn), sum(map(len, each.values())))
+    low, high = interval_of(mean)
+    return OverMachines((100 * mean.mean(), 100 * low, 100 * high), p_of(mean), sum(map(len, each.values())))
 
 
 def again_table(
@@ -74,7 +75,7 @@ def again_told(
     if not (apart := [of[1][f] - of[0][f] for f in of[0] if f in of[1]]):
         return []
     within = [np.var([100 * r["test"]["top1"] for r in rs], ddof=1) for rs in again.values() if len(rs) > 1]
-    out = [f"of {len(apart)} specs trained on both, top-1 differs by {np.mean(apart):+.2f} points in the mean, standard deviation {np.std(apart):.2f}"]
+    out = [f"of {len(apart)} specs trained on both, top-1 differs by {np.mean(apart):+.2f} points in the mean, standard deviation {np.std(apart, ddof=1):.2f}"]
     if within:
         out[0] += f"; two seeds of a row on one machine differ with a standard deviation of {np.sqrt(2 * np.mean(within)):.2f}"
     here, there = against_bars(found), against_bars(again)
@@ -83,13 +84,13 @@ def again_told(
     out.append(f"of {len(both)} differences from the resized image trained alike that both have, {len(same)} are on the same side on both")
     for word, side in (("above", 1), ("below", -1)):
         told = [[k for k in both if side * d[k][0] > 0 and d[k][1] * d[k][2] > 0] for d in (here, there)]
-        twice = [title_of(k) for k in told[0] if k in told[1]]
+        twice = [title_of(k) + of_more(k[0]) for k in told[0] if k in told[1]]
         out.append(f"{word} it by the intervals of both machines: {', '.join(twice) or 'none'}; of one alone: {len({*told[0]} ^ {*told[1]})}")
     over = {k: over_machines(found, again, k) for k in both}
     stay = dict(zip(over, holm([o.p for o in over.values()])))
     for word, side in (("above", 1), ("below", -1)):
         names = [k for k, o in over.items() if side * o.difference[0] > 0 and o.difference[1] * o.difference[2] > 0]
-        told = f"each seed's difference averaged over both machines, {word} it: {', '.join(map(title_of, names)) or 'none'}"
+        told = f"each seed's difference averaged over both machines, {word} it: {', '.join(title_of(k) + of_more(k[0]) for k in names) or 'none'}"
         last = sum(stay[k] < 0.05 for k in names)
         out.append(told + f"; when all {len(over)} are corrected together (Holm): {last} of {len(names)}" * bool(names))
     return out

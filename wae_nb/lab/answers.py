@@ -17,7 +17,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .plots import tradeoff
-from .statistics import POWER, score_interval, TELLING
+from .power import POWER
+from .statistics import score_interval, TELLING
 from .tradeoff import pareto_front
 from ..train.records import digest, RecordError
 

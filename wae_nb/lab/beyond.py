@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from .profiles import PROFILES
-from .records import fingerprint_of
-from .statistics import accuracy_difference, holm, mean_and_spread, of_both, over_seeds, p_of_difference, verdict
-from .ways import MORE, TAUGHT, WAYS
+from .records import epochs, fingerprint_of
+from .statistics import accuracy_difference, by_few, holm, mean_and_spread, of_both, over_seeds, p_of_difference, verdict
+from .ways import MORE, TAUGHT, WAYS, of_more
 from ..method.classifier import METHODS
 from ..prune.pruners import PRUNERS
 from ..train.specs import RunSpec
@@ -98,6 +98,7 @@ def ideas_table(
             {
                 "row": METHODS[method].title,
                 "trained": WAYS[way].title,
+                "epochs": f"{epochs(rs[0]):g}",
                 "million MACs": f"{rs[0]['macs'] / 1e6:.1f}",
                 "times fewer": f"{whole[0]['macs'] / rs[0]['macs']:.2f}",
                 "top-1 (%)": mean_and_spread([100 * r["test"]["top1"] for r in rs]),
@@ -194,11 +195,12 @@ def in_all(
 
 
 def _together(tasks: dict[str, Rows], each: dict[str, dict], bar: str) -> str:
-    "How many of a bar's comparisons stay when they are corrected for their number."
+    "How many of a bar's comparisons stay when corrected for their number; those by one seed know nothing of another, and are left out."
     rows = [of_both(tasks[task][k], tasks[task][bar, k[1]]) for task, differences in each.items() for k in differences]
-    stay = sum(p < 0.05 for p in holm([p_of_difference(a, b) for a, b in rows]))
-    are = f"comparison{'s' * (len(rows) != 1)} {'is' if 1 in (stay, len(rows)) else 'are'}"
-    return f"Corrected for their number (Holm), {stay} of {len(rows)} {are} significant."
+    p = [p_of_difference(a, b) for a, b in rows if len(a) > 1]
+    stay, one = sum(q < 0.05 for q in holm(p)), len(rows) - len(p)
+    are, left = "is" if 1 in (stay, len(p)) else "are", f"; {one} by one seed {'is' if one == 1 else 'are'} not counted" * bool(one)
+    return f"Corrected for their number (Holm), {stay} of {len(p)} comparison{'s' * (len(p) != 1)} {are} significant{left}."
 
 
 def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -> str:
@@ -207,13 +209,12 @@ def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -
     for task, differences in each.items():
         if told := [k for k, (_, low, high) in differences.items() if (low > 0 if sign > 0 else high < 0)]:
             rows, names = tasks[task], dict.fromkeys(k[0] for k in told)
-            alike = [k for k in differences if k[0] in names]
-            notes = [f"in {len(told)} of {len(alike)} ways to train it"] * (len(alike) > len(told))
-            most = max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told)
-            notes += [f"by {'one seed' if most == 1 else 'two seeds'}"] * (most < 3)
-            opposite = all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
-            named = f"{task}: {' + '.join(f'*{METHODS[m].title}*' for m in names)}"
-            out.append(", ".join([named, *notes, *["where the validation split says the opposite"] * opposite]))
+            ways = sum(k[0] in names for k in differences)
+            notes = [f"in {len(told)} of {ways} ways to train it"] * (ways > len(told))
+            most = by_few(max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told))
+            notes += [most.removeprefix(", ")] * bool(most)
+            notes += ["where the validation split says the opposite"] * all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
+            out.append(", ".join([f"{task}: {' + '.join(f'*{METHODS[m].title}*{of_more(m)}' for m in names)}", *notes]))
     return f"{len(out)}" + f" ({'; '.join(out)})" * bool(out)
 
 
@@ -260,7 +261,7 @@ def told(
     b: list[dict],
 ) -> list[str]:  # none where no seed is in both
     "A verdict on two rows, over the seeds that both have."
-    return [verdict(name_a, name_b, difference) + over_seeds(a, b)] if (difference := paired(a, b)) else []
+    return [verdict(name_a, name_b, d) + (over_seeds(a, b) or by_few(len(a)))] if (d := paired(a, b)) else []
 
 
 def in_short(

@@ -22,7 +22,7 @@ from .costs import find_times, read_timing, table_batch
 from .paper import TABLES, Row
 from .profiles import PROFILES
 from .records import read_all, records
-from .statistics import IMAGE, accuracy_difference, drawn_from, gains, p_of_difference
+from .statistics import IMAGE, accuracy_difference, by_few, drawn_from, gains, p_of_difference
 from .tables import quoted_timing
 from .timing import timed_rows
 from ..train.records import project_root
@@ -77,7 +77,7 @@ class Evidence:
     @property
     def few(self) -> str:
         "That it says little or nothing of another seed; empty where it says more."
-        return {1: ", by one seed", 2: ", by two seeds"}.get(0 if self.gain is None else len(self.gain), "")
+        return "" if self.gain is None else by_few(len(self.gain))
 
 # %% ../../nbs/lib/lab/evidence.ipynb #181262c0
 STRENGTH = ("paper", "small", "strong")  # profiles, the best training first

@@ -11,7 +11,7 @@ import pandas as pd
 from .beyond import BAR, SAME_SIZE, WHOLE, Rows, paired
 from .faint import mean_top1
 from .statistics import holm, of_both, p_of_difference
-from .ways import WAYS
+from .ways import WAYS, of_more
 from ..method.classifier import METHODS
 
 # %% ../../nbs/lib/lab/otherwise.ipynb #0e1f0005
@@ -55,13 +55,14 @@ def otherwise_table(
 def otherwise_told(
     found: Rows,  # of `ways_of`
 ) -> list[str]:
-    "How many rows can be told from the resized image trained alike, one by one and corrected for their number (Holm)."
+    "How many rows can be told from the resized image trained alike, one by one and, of two seeds or more, corrected for their number (Holm)."
     each, out = against_bars(found), []
-    stay = dict(zip(each, holm([p_of_difference(*of_both(found[k], found[bar_of(k)])) for k in each])))
+    several = {k: rows for k in each if len((rows := of_both(found[k], found[bar_of(k)]))[0]) > 1}
+    stay = dict(zip(several, holm([p_of_difference(*rows) for rows in several.values()])))
     for way in WAYS_SHOWN:
         mine = [k for k in each if k[1] == way]
         for what, there in (("above", [k for k in mine if each[k][1] > 0]), ("below", [k for k in mine if each[k][2] < 0])):
-            last, names = sum(stay[k] < 0.05 for k in there), "; ".join(METHODS[k[0]].title for k in there)
+            last, names = sum(stay.get(k, 1) < 0.05 for k in there), "; ".join(METHODS[k[0]].title + of_more(k[0]) for k in there)
             said = f"{WAYS[way].title}, {len(there)} of {len(mine)} rows are {what} the resized image" + f" ({names})" * bool(names)
-            out.append(said + f", {last} of them when all {len(each)} comparisons are corrected together" * bool(there))
+            out.append(said + f", {last} of them when the {len(stay)} comparisons by two seeds or more are corrected together" * bool(there))
     return out

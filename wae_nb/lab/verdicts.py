@@ -18,8 +18,9 @@ from .claims import CLAIMS, Accuracy, Claim, Operations, Speed, SubImages
 from .evidence import Evidence, Evidences
 from .experiment import save_output
 from .paper import TABLES
+from .power import POWER, needed
 from .records import records
-from .statistics import POWER, holm, needed, verdict
+from .statistics import holm, verdict
 from .tables import as_text
 from .timing import UNTIMED, timed_rows
 
