@@ -231,6 +231,7 @@ def line(value, against=0.0, below=False, p=0.01, **of):
         (line(-0.1, against=-0.22, top5=-0.3), 0.01, OPEN),
         (line(-0.3, against=-0.22, top5=-0.22), 0.01, OPEN),
         (line(-0.3, against=-0.22, top5=-0.5), 0.01, FAILS),
+        (line(-1.7, against=-0.22, top5=-0.28, top5_told=False), 0.01, OPEN),
         (line(-0.1, against=-0.22, top5=0.5), 0.01, HOLDS),
         (line(-0.1, against=-0.22, top5=0.5), 0.06, OPEN),
         (line(4.38, against=4.11, below=True), None, FAILS),  # counted

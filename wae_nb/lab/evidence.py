@@ -8,7 +8,7 @@ __all__ = ['STRENGTH', 'Evidence', 'Evidences']
 # %% ../../nbs/lib/lab/evidence.ipynb #d69ae6b7
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Evidence:
     drawn: str = IMAGE  # as of `drawn_from`
     place: tuple[Collection, int] | None = None  # of `places`
     top5: float | None = None  # the mean difference of top-5, points, where `against` is one of top-5 and the value of top-1
+    top5_told: bool = True  # whether its seeds tell it from `against`
 
     @property
     def here(self) -> str:
@@ -66,8 +67,8 @@ class Evidence:
 
     @property
     def at_odds(self) -> bool:
-        "Whether top-5 is on the other side than top-1."
-        return self.top5 is not None and self.bears(self.top5) != self.bears(self.value)
+        "Whether top-5 isn't on the side of top-1, or not told to be."
+        return self.top5 is not None and (self.bears(self.top5) != self.bears(self.value) or not self.top5_told)
 
     @property
     def one(self) -> bool:
@@ -166,8 +167,14 @@ class Evidences:
         on += f", on {' and '.join(machines)}" * (len(machines) > 1)
         names = tuple(f"{c.profile}/records/{r['name']}" for r in (*a, *b))
         p = p_of_difference(a, b, test.against, self.draws)
-        top5 = 100 * float(np.mean([x["test"]["top5"] - y["test"]["top5"] for x, y in zip(a, b)])) if test.within else None
-        return Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place, top5=top5)
+        evidence = Evidence(d, low, high, test.against, "points", on, names, p, gain=gain, drawn=drawn_of, place=place)
+        if not test.within:
+            return evidence
+        top5 = [100 * (x["test"]["top5"] - y["test"]["top5"]) for x, y in zip(a, b)]
+        from scipy.stats import ttest_1samp
+
+        told = len(top5) < 2 or ttest_1samp(top5, test.against).pvalue < 0.05  # of one seed nothing is known
+        return replace(evidence, top5=float(np.mean(top5)), top5_told=bool(told))
 
     @staticmethod
     def _answered(rows: list[dict], variance: str) -> dict[int, dict]:
