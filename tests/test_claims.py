@@ -112,13 +112,15 @@ def test_the_bootstrap_s_variance_is_owen_s(s, n, of_seeds):
 
 @pytest.mark.parametrize("mean, level", [(0.42, 0.05), (-0.5, 0.05), (0.66, 0.002)])
 def test_what_is_needed_is_enough(mean, level):
-    """As many seeds as are asked for and no fewer: a mean that falls short by as much as one in five does is told by an interval of Owen's variance."""
+    """As many seeds as are asked for and no fewer: a mean that falls short by as much as one in five does is told, by Owen's variance and by the t-interval."""
     s, n, of_both = 10, 50, 2.0
     of_seeds, of_images = 0.3 + of_both / n, 1.2 + of_both / s  # mean squares hold the variance of what is left
     _, seeds = needed(gain_of(s, n, of_seeds, of_images, of_both, mean), level=level)
     told = []
     for k in (seeds - 1, seeds):
-        interval = stats.norm.isf(level / 2) * (0.3 / k + 1.2 / n + 3 * of_both / (k * n)) ** 0.5
+        a, b, c = (0.3 + of_both / n) / k, (1.2 + of_both / k) / n, of_both / (k * n)
+        df = (a + b - c) ** 2 / (a**2 / (k - 1) + b**2 / (n - 1) + c**2 / ((k - 1) * (n - 1)))  # Satterthwaite's
+        interval = max(stats.norm.isf(level / 2) * (a + b + c) ** 0.5, stats.t.isf(level / 2, df) * (a + b - c) ** 0.5)
         told.append(stats.norm(abs(mean), ((0.3 + of_both / n) / k) ** 0.5).sf(interval) > 0.8)  # of other seeds on these images
     assert told == [False, True] and seeds > 20
     assert needed(gain_of(s, n, of_seeds, of_images, of_both, mean)[:2])[1] is None and needed(np.zeros((1, 9))) == (None, None)

@@ -7,7 +7,7 @@ __all__ = ['PAYS', 'LEAST_EPOCHS', 'SHARE', 'time_against', 'time_prepared', 'ti
 
 # %% ../../nbs/lib/lab/forecast.ipynb #160c7596
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,15 @@ def hours_of(
             out[row] = {spec.name: _pruning_hours(spec, known[_unpruned(spec).name], data)}
         else:
             left = [s.name for s in stages_of(spec) if not finished_run(s, Path(runs_dir))]
-            out[row] = {name: known[name] for name in left} | {k: v for name in left for k, v in answers.get(name, {}).items()}
+            out[row] = _longest([{name: known[name] for name in left}, *(answers.get(name, {}) for name in left)])
+    return out
+
+
+def _longest(each: Iterable[dict[str, float]]) -> dict[str, float]:
+    "What several need is done once, as long as the longest of them takes: a stage of few epochs finds its teacher's answers among those of many."
+    out: dict = {}
+    for name, hours in ((n, h) for some in each for n, h in some.items()):
+        out[name] = max(hours, out.get(name, 0.0))
     return out
 
 
@@ -144,7 +152,7 @@ def fit_budget(
     "How many epochs and rows fit. Raises a one-line `ValueError` where not one row does."
     rows = list(hours)
     while rows:
-        needed = sum({name: h for row in rows for name, h in hours[row].items()}.values())
+        needed = sum(_longest(hours[row] for row in rows).values())
         room = math.inf if budget is None else SHARE * budget * (1 + 1e-9)  # rounding takes no epoch
         fitting = epochs if needed <= room else math.floor(epochs * room / needed)
         if fitting >= min(LEAST_EPOCHS, epochs):

@@ -52,11 +52,13 @@ def _seeds_needed(gain: np.ndarray, against: float, level: float) -> int | None:
     s, n = gain.shape
     if s < 3:  # of two, the spread says next to nothing
         return None
-    seeds, images, both = two_way(gain)
+    parts = seeds, images, both = two_way(gain)
     images, of_seed = max(0.0, images) / n, seeds + both / n
     z, short = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(POWER)
 
     def told(k):  # seeds tell it: the interval's half and, of other seeds on these images, the shortfall in one case of five
-        return z * math.sqrt(images + (of_seed + 2 * both / n) / k) + short * math.sqrt(of_seed / k) < abs(gain.mean() - against)
+        error, df = standard_error(parts, k, n)
+        half = max(z * math.sqrt(images + (of_seed + 2 * both / n) / k), float(stdtrit(df, 1 - level / 2)) * error)
+        return half + short * math.sqrt(of_seed / k) < abs(gain.mean() - against)
 
     return bisect_left(range(MOST), True, lo=2, key=told) if told(MOST) else None
