@@ -205,3 +205,7 @@ def _reproduce(profile, only, data, faces, given, out, as_json):
         show([vars(o) for o in outcomes], "", as_json)
     if any(o.state == "failed" for o in outcomes):
         sys.exit(1)
+
+# %% ../nbs/lib/cli.ipynb #c11a3a17
+if __name__ == "__main__" and __package__:  # python -m wae_nb.cli; not where this notebook runs
+    main(prog_name="wae")

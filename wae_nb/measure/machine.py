@@ -109,7 +109,7 @@ def check_threads(
 ) -> None:
     "Raise a one-line `ValueError` for more threads than cores, or fewer than one."
     if not 1 <= threads <= (os.cpu_count() or 1):
-        raise ValueError(f"threads={threads!r}: this machine has {os.cpu_count()} cores")
+        raise ValueError(f"threads={threads!r}: this machine has {os.cpu_count()} cores; use 1 to {os.cpu_count()}")
 
 
 @contextmanager

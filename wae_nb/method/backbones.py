@@ -126,7 +126,7 @@ def check_backbone(
     elif name in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"backbone={name!r} is a transformer: it has no convolutional part to cut off; use a CNN, for instance convnext_tiny or resnet50")
     else:
-        raise ValueError(f"backbone={name!r} is unknown; use one of {_near(str(name), names)}, or another of `backbone_names()`")
+        raise ValueError(f"backbone={name!r} is unknown; use {_near(str(name), names)}, timm:NAME, or in Python a module of your own")
 
 
 def family(

@@ -234,7 +234,7 @@ def _networks(m: Method, backbone, image_size: int, width: float, high_floor: in
 
 def build(
     method: str,  # as in `METHODS`
-    backbone: str | nn.Module,  # as in `backbone_names()`; "timm:" and a name of timm's; or a network of one's own, which is cut by `cut` if it gives scores
+    backbone: str | nn.Module,  # as in `backbone_names()`; timm:NAME; or one's own, of pixels normalised as ImageNet's, cut by `cut` if it gives scores
     num_classes: int,  # ≥ 2
     image_size: int = 224,  # pixels, ≥ 32 and as many as the backbone needs; VGG's and AlexNet's heads take this size alone
     width: float = 1.0,  # of every layer beside the encoder, > 0; 0.25 is a quarter of the channels

@@ -6,7 +6,9 @@
 __all__ = ['LayerTracer', 'cut']
 
 # %% ../../nbs/lib/method/cutting.ipynb #f3aec929
+import contextlib
 import copy
+import io
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +22,7 @@ _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Dropout, 
 _DROPOUTS = (F.dropout, F.dropout2d)
 _POOLINGS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, *_DROPOUTS)
 _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, F.scaled_dot_product_attention)
-_SIZE = 224  # pixels of the image that a network is run on
+_SIZES = (224, 64, 32, 128, 256, 96, 160, 192, 48, 28, 40, 80, 84, 112, 299, 320, 384, 448, 512)  # pixels of the image that a network is run on
 
 
 class LayerTracer(fx.Tracer):
@@ -93,10 +95,22 @@ def _goes_around(graph: fx.Graph, maps: fx.Node) -> bool:
     return any(node.op == "output" for node in reached)
 
 
+def _shaped(net: fx.GraphModule) -> fx.GraphModule:
+    "A copy that knows the shapes of its steps, of an image of the first size that the network takes: what flattens its maps takes one alone."
+    trial, said = copy.deepcopy(net).to("meta"), []
+    for size in _SIZES:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # it prints what it raises
+                ShapeProp(trial).propagate(torch.empty(1, 3, size, size, device="meta"))
+            return trial
+        except RuntimeError as e:
+            said.append(str(e.__cause__ or e).partition("\n")[0])
+    raise ValueError(f"it takes no image of three channels and {min(_SIZES)} to {max(_SIZES)} pixels: {said[0]}")
+
+
 def _maps(net: fx.GraphModule, at: str, kind: str) -> str:
     "The name of the step that gives the maps."
-    trial = copy.deepcopy(net).to("meta")
-    ShapeProp(trial).propagate(torch.empty(1, 3, _SIZE, _SIZE, device="meta"))
+    trial = _shaped(net)
     if at:
         found = [n for n in trial.graph.nodes if _within(n, at)]
     else:

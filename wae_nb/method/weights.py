@@ -171,7 +171,8 @@ def start_from(
         raise ValueError(f"weights do not fit {said}: {len(wrong)} tensors are missing, unknown or of another shape, the first: {wrong[0]}")
     own = low_net.state_dict()
     if wrong := [f"{k} is {tuple(state[n].shape)}, not {tuple(own[k].shape)}" for k, n in names.items() if n in state and not take_weight(own[k], state[n])]:
-        raise ValueError(f"weights of {said} do not fit a network of other widths: {len(wrong)} tensors differ, the first: {wrong[0]}; use width=1")
+        what = f"{len(wrong)} tensors differ, the first: {wrong[0]}"
+        raise ValueError(f"weights of {said} do not fit a network of other widths: {what}; use width=1 and a method of full width")
     if isinstance(low_net, Later):
         low_net.start_quiet()
     mine, given = list(head.state_dict().values()), [state[k] for k in expected if k not in names.values() and k in state]
