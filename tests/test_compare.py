@@ -490,3 +490,11 @@ def test_what_is_not_a_comparison_s_is_kept(compared, drawn, tmp_path):
     with pytest.raises(ValueError, match="where it would be taken for a class"):
         compare_folder(drawn, drawn / "compared", rows="half", **how)
     assert [p.name for p in (tmp_path / "out").rglob("*")] == ["records", "mine.txt"] and not (drawn / "compared").exists()
+
+
+@pytest.mark.parametrize("option", ["--model", "--weights"])
+def test_weights_that_do_not_fit_are_said_before_an_image_is_read(tmp_path, option):
+    torch.save(resnet18(num_classes=3).state_dict(), tmp_path / "net.pth")
+    (tmp_path / "photos/a").mkdir(parents=True)
+    done = wae("compare", tmp_path / "photos", option, tmp_path / "net.pth", "--backbone", "vgg16_bn", "--size", 64, "--out", tmp_path / "out")
+    assert done.exit_code and "do not fit vgg16_bn" in done.output and not (tmp_path / "out/data").exists()

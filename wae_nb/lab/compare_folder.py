@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from matplotlib import pyplot as plt
 
 from ..data.files import lock, write_whole
@@ -27,6 +28,7 @@ from .networks import standard_network
 from .timing import Setting
 from .tradeoff import calibration_images
 from ..measure.machine import check_threads, resolve_device
+from ..method.classifier import build
 from ..method.weights import keep_weights
 from ..train.engine import Engine
 from ..train.given import give, given_network
@@ -81,6 +83,18 @@ def _check_out(out: Path, images: str | Path) -> None:
         raise ValueError(f"out={str(out)!r} is in the folder of images, {str(root)!r}, where it would be taken for a class; name a folder elsewhere")
 
 
+def _check_network(model: str | Path, weights: str, backbone: str, size: int, folder: bool) -> None:
+    if weights and model:
+        raise ValueError(f"weights={weights!r}: there is a model, which is not trained; give one of the two")
+    if folder:
+        return
+    if model and not Path(model).expanduser().is_file() and (Path(model).suffix or len(Path(model).parts) > 1):
+        raise ValueError(f"model={str(model)!r} is not there; name a run's folder, a saved one, or a file of weights")
+    if theirs := model or weights:
+        with torch.device("meta"):  # what does not fit is said before an image is read
+            build("plain", backbone, 2, size, weights=theirs)
+
+
 def compare_folder(
     images: str | Path,  # a folder, as in `load_data`
     out: str | Path,  # for everything that is made
@@ -109,10 +123,7 @@ def compare_folder(
     if net:
         backbone, size, width, head = (net.config["arguments"][k] for k in ("backbone", "image_size", "width", "head"))
     _check_out(out, images)
-    if weights and model:
-        raise ValueError(f"weights={weights!r}: there is a model, which is not trained; give one of the two")
-    if model and not net and not Path(model).expanduser().is_file() and (Path(model).suffix or len(Path(model).parts) > 1):
-        raise ValueError(f"model={str(model)!r} is not there; name a run's folder, a saved one, or a file of weights")
+    _check_network(model, weights, backbone, size, bool(net))
     if crops not in ("resized", "fixed"):
         raise ValueError(f"crops={crops!r} is unknown; use resized or fixed")
     where = resolve_device(device)
