@@ -17,8 +17,9 @@ from wae_nb.method.classifier import METHODS, Scores, build
 from wae_nb.method.losses import classification_loss
 from wae_nb.method.wae import WAE
 from wae_nb.prune.pruners import PRUNERS
-from wae_nb.train import runs
+from wae_nb.train import runs, stage
 from wae_nb.train.engine import Engine
+from wae_nb.train.loop import fit
 from wae_nb.train.recipes import Distill, StageRecipe, short_recipe, strong_recipe
 from wae_nb.train.runs import _task, finished_run, get_or_train
 from wae_nb.train.specs import RunSpec
@@ -223,3 +224,19 @@ def test_test_images_are_read_at_the_end_alone(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(runs, "evaluate", at_the_end)
     runs.get_or_train(spec, exp.data, exp.engine, exp.runs_dir)
     assert tested <= seen
+
+
+def test_the_weights_that_are_left_are_the_best_epoch_s(data, tmp_path, monkeypatch):
+    """Validation is made to like the second epoch of four best."""
+    task = ClassifyTask(build("plain", "resnet18", 3, 32, 0.125), short_recipe("s", 100), short_recipe("s", 100).classify)
+    real, seen = stage.evaluate, []
+
+    def judged(task, *args):
+        seen.append({k: v.detach().clone() for k, v in task.state_dict().items()})
+        metrics, each = real(task, *args)
+        return metrics | dict(top1=0.9 if len(seen) == 2 else 0.1, loss=0.1 if len(seen) == 2 else 0.9), each
+
+    monkeypatch.setattr(stage, "evaluate", judged)
+    result = fit(task, data, StageRecipe(lr=0.01, batch_size=16, epochs=4), 32, tmp_path, 0, Engine(**CPU))
+    assert (result["best_epoch"], len(seen)) == (2, 4) and all(torch.equal(v, seen[1][k]) for k, v in task.state_dict().items())
+    assert any(not torch.equal(v, seen[3][k]) for k, v in task.state_dict().items())
