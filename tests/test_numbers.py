@@ -438,7 +438,7 @@ CONCLUDED = {  # page, words → whether the records say so
     ("nbs/02_imagenet_vgg16.ipynb", "*Ours* has more than twice row 2's operations"): lambda: narrow("wae") > 2 * narrow("half"),
     ("README.md", "Details in the first layer fail in noise unless trained with `--noise`"): noise_let_in,
     ("README.md", "Taught alike, on clean images, no decomposition reliably beats half resolution"): none_beats_half,
-    ("README.md", "pruned to equal cost, that beats two levels"): pruned_beats_two_levels,
+    ("README.md", "pruned to equal cost, it beats two levels"): pruned_beats_two_levels,
     ("README.md", "the paper's (`wavelet`, `decomposition`, `wae`) by labels, the others longer or taught"): not_alike,
 }
 
