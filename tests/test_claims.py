@@ -239,6 +239,7 @@ def line(value, against=0.0, below=False, p=0.01, **of):
         (line(4.38, against=4.11, below=True), None, FAILS),  # counted
         (line(4.11, against=4.11), None, HOLDS),
         (line(0.1, against=0.5, below=True), 0.01, HOLDS),
+        (line(4.11, against=4.11, below=True), None, HOLDS),  # no more than
         (None, None, MISSING),
     ],
 )

@@ -63,7 +63,7 @@ class Evidence:
         value: float,  # in its unit
     ) -> bool:
         "Whether a value is on the claim's side of what it is held against."
-        return value < self.against if self.below else value >= self.against
+        return value <= self.against if self.below else value >= self.against
 
     @property
     def at_odds(self) -> bool:
