@@ -139,9 +139,8 @@ _SMALL = (
 )
 _TRIED = (
     "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); of "
-    "other rows, linear encoders, details in the first layer, teachers and longer training (10_past_the_paper); *Ours* with a teacher, by one seed "
-    "(10_past_the_paper), and on smaller images (08_your_own_model). "
-    "Not tried: *Ours* trained for longer, and ImageNet at full width and size, which needs its images and GPUs"
+    "other rows, linear encoders, details in the first layer, teachers and longer training (10_past_the_paper); *Ours* with a teacher on smaller images alone "
+    "(08_your_own_model). Not tried: *Ours* trained for longer, and ImageNet at full width and size, which needs its images and GPUs"
 )
 _PRUNED = "a pruned network starts from the trained one and sees the full resolution, while ours learns anew from half of it"
 _FRONT = "all rows with one recipe, and accuracy against measured speed, where a row that is more accurate and slower is seen to be that (02b_front)"
