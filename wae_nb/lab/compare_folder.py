@@ -29,7 +29,7 @@ from .timing import Setting
 from .tradeoff import calibration_images
 from ..measure.machine import check_threads, resolve_device
 from ..method.classifier import build
-from ..method.weights import keep_weights
+from ..method.weights import keep_weights, read_weights
 from ..train.engine import Engine
 from ..train.given import give, given_network
 from ..train.recipes import strong_recipe
@@ -91,8 +91,9 @@ def _check_network(model: str | Path, weights: str, backbone: str, size: int, fo
     if model and not Path(model).expanduser().is_file() and (Path(model).suffix or len(Path(model).parts) > 1):
         raise ValueError(f"model={str(model)!r} is not there; name a run's folder, a saved one, or a file of weights")
     if theirs := model or weights:
+        state = read_weights(theirs, backbone)
         with torch.device("meta"):  # what does not fit is said before an image is read
-            build("plain", backbone, 2, size, weights=theirs)
+            build("plain", backbone, 2, size, weights=state)
 
 
 def compare_folder(

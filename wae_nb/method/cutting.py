@@ -22,7 +22,7 @@ _POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.Dropout, 
 _DROPOUTS = (F.dropout, F.dropout2d)
 _POOLINGS = (F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.avg_pool2d, *_DROPOUTS)
 _ATTENTION = (nn.MultiheadAttention, nn.TransformerEncoderLayer, F.scaled_dot_product_attention)
-_SIZES = (224, 64, 32, 128, 256, 96, 160, 192, 48, 28, 40, 80, 84, 112, 299, 320, 384, 448, 512)  # pixels of the image that a network is run on
+_SIZES = (224, *range(16, 513))  # pixels of the image that a network is run on: the first that it takes
 
 
 class LayerTracer(fx.Tracer):
