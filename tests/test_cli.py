@@ -267,7 +267,7 @@ def test_report(tmp_path):
 
 
 WRONG = {  # words → what is named, and the remedy
-    "time --backbone resnet999": ("backbone='resnet999'", "use one of resnet"),
+    "time --backbone resnet999": ("backbone='resnet999'", "use resnet50"),
     "time --backbone resnet18 --rows plain,whole": ("method='whole'", "use one of plain, half"),
     "time --backbone resnet18 --rows plain+flat": ("head='flat'", "use one of"),
     "time --rows ,": ("rows=','", "give at least one method"),
@@ -299,7 +299,7 @@ WRONG = {  # words → what is named, and the remedy
     "train": ("'DIR'", "See wae train --help"),
     "train nowhere": ("nowhere' is not a folder", "give a folder that holds"),
     "train people --method whole": ("method='whole'", "use one of plain, half"),
-    "train people --backbone resnet999": ("backbone='resnet999'", "use one of resnet"),
+    "train people --backbone resnet999": ("backbone='resnet999'", "use resnet50"),
     "train people --epochs 0": ("epochs=0", "at least 1"),
     "train people --crops random": ("crops='random'", "use resized or fixed"),
     "train people --noise -1": ("noise=-1.0", "a variance of at least 0"),
