@@ -18,6 +18,7 @@ from ..data.batches import crop
 from ..data.folder import DataError
 from ..data.pack import Dataset, open_pack
 from ..data.sets import fewer, load_data, pack_size
+from ..method.imported import code_of
 from ..train.records import RecordError, digest
 from ..train.recipes import paper_recipe
 from ..train.runs import Run
@@ -94,6 +95,8 @@ def open_run(
         raise RecordError(f"run={str(folder)!r} is stage 1, an auto-encoder without a classifier; name a run of a later stage")
     recipe = replace(paper_recipe(d["backbone"]), init=d["init"], dropout=d["dropout"], sub_norm=d.get("sub_norm", True))
     shape = dict(image_size=d["image_size"], width=d["width"], keep=d.get("keep", 1.0), head=d.get("head", ""), base=d.get("base", "plain"))
+    if "code" in d and code_of(d["backbone"]) != d["code"]:
+        raise RecordError(f"{folder}: the code of {d['backbone']} was another when this was trained; put that back, or train it again")
     run = Run(folder, RunSpec(d["method"], d["backbone"], d["data"], recipe, d["seed"], d["stage"], **shape), record)
     try:
         run.model  # noqa: B018

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pixels', 'FAMILIES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'INITS', 'Family', 'backbone_names', 'check_backbone', 'family',
-           'whole', 'trunk', 'features', 'feature_shape', 'takes_size', 'smallest_size', 'Scale', 'flat_head',
-           'pooled_head', 'own_head', 'init_']
+           'whole', 'trunk', 'features', 'Scale', 'flat_head', 'pooled_head', 'own_head', 'init_']
 
 # %% ../../nbs/lib/method/backbones.ipynb #2e626eb7
 import copy
@@ -19,6 +18,8 @@ import torch
 from torch import nn, Tensor
 
 from .cutting import cut
+from .imported import imported, imported_network, is_imported
+from .sizes import feature_shape
 from .slimming import PROBE, slim
 from .timm_nets import timm_maps, timm_network, timm_pixels, timm_pooling
 from .wae import xavier_
@@ -93,6 +94,7 @@ FAMILIES = {
     "inception": Family(("inception",), _inception, options=dict(aux_logits=False, init_weights=False), **_to_one),
     "timm": Family(("timm:",), timm_maps, make=timm_network, pixels=timm_pixels, pooling=timm_pooling),
 }
+_IMPORTED = Family((), cut, make=imported_network, pixels=lambda name: getattr(imported(name), "pixels", (IMAGENET_MEAN, IMAGENET_STD)))
 _OWN = Family((), cut, make=lambda net: copy.deepcopy(net).cpu().requires_grad_(True))  # a module of one's own; frozen, its layers would stay as drawn anew
 
 
@@ -112,7 +114,9 @@ def check_backbone(
     name: str | nn.Module,  # as in `backbone_names()`, "timm:" and a name of timm's, or a network of one's own
 ) -> None:
     "Raise a one-line `ValueError` for an unknown name, `ImportError` for one of timm's without the extra `timm`."
-    if isinstance(name, nn.Module) or name in (names := backbone_names()):
+    if is_imported(name):
+        imported(name)
+    if isinstance(name, nn.Module) or is_imported(name) or name in (names := backbone_names()):
         return
     import torchvision
 
@@ -126,7 +130,7 @@ def check_backbone(
     elif name in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"backbone={name!r} is a transformer: it has no convolutional part to cut off; use a CNN, for instance convnext_tiny or resnet50")
     else:
-        raise ValueError(f"backbone={name!r} is unknown; use {_near(str(name), names)}, timm:NAME, or in Python a module of your own")
+        raise ValueError(f"backbone={name!r} is unknown; use {_near(str(name), names)}, timm:NAME, or module:Class for one of your own")
 
 
 def family(
@@ -134,6 +138,8 @@ def family(
 ) -> Family:
     "What is known of a backbone's family. Raises what `check_backbone` raises."
     check_backbone(name)
+    if is_imported(name):
+        return _IMPORTED
     return _OWN if isinstance(name, nn.Module) else next(f for f in FAMILIES.values() if name.startswith(f.prefixes))
 
 
@@ -151,7 +157,7 @@ def trunk(
 ) -> nn.Module:  # image → maps (B, C, h, w)
     "The convolutional part of a network. Raises a one-line `ValueError` for one that has none."
     kin, said = family(name), f"backbone={name!r}" if isinstance(name, str) else type(net).__name__
-    if kin is _OWN and _gives_maps(net):
+    if kin.split is cut and _gives_maps(net):
         return net
     net = kin.split(net)
     if kin.make is not _torchvision and not _gives_maps(net):  # it is not known where it ends
@@ -175,45 +181,6 @@ def features(
 ) -> nn.Module:  # (B, 3, H, W) → (B, C, h, w), about 1/32 of the size, randomly initialised (one's own: as it is)
     "The convolutional part of a network. Raises `ValueError` for an unknown name and for a network that has none, `ImportError` without timm."
     return trunk(whole(name), name)
-
-# %% ../../nbs/lib/method/backbones.ipynb #551fc0b1
-def feature_shape(
-    net: nn.Module,  # takes one image batch
-    size: int,  # pixels
-    channels: int,  # of the image
-) -> tuple[int, int, int]:  # (C, h, w) of what it returns
-    "The shape of a network's maps, found without arithmetic. Raises a one-line `RuntimeError` for an image that it does not take."
-    try:
-        with torch.no_grad():
-            out = copy.deepcopy(net).to("meta").eval()(torch.empty(1, channels, size, size, device="meta"))
-    except Exception as e:  # whatever somebody's forward raises
-        raise RuntimeError(f"{type(net).__name__} takes no image of {size} pixels ({str(e).partition(chr(10))[0]})") from None
-    return tuple(out.shape[1:])
-
-
-def takes_size(
-    net: nn.Module,  # takes one image batch
-    size: int,  # pixels
-    channels: int,  # of the image
-) -> bool:
-    "Whether a network gives maps for a square image of that size."
-    try:
-        return min(feature_shape(net, size, channels)[1:]) > 0
-    except RuntimeError:
-        return False
-
-
-def smallest_size(
-    net: nn.Module,  # takes one image batch
-    channels: int,  # of the image
-    below: int = PROBE,  # pixels, a size that it takes
-) -> int:  # pixels
-    "The smallest square image that a network takes, by halving the range."
-    at_most, too_small = below, 0
-    while at_most - too_small > 1:
-        size = (at_most + too_small) // 2
-        at_most, too_small = (size, too_small) if takes_size(net, size, channels) else (at_most, size)
-    return at_most
 
 # %% ../../nbs/lib/method/backbones.ipynb #da21e4cf
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the mean is subtracted from every image

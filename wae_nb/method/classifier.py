@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 
-from .backbones import IMAGENET_MEAN, Scale, family, feature_shape, features, flat_head, init_, own_head, pooled_head, smallest_size, takes_size
+from .backbones import IMAGENET_MEAN, Scale, family, features, flat_head, init_, own_head, pooled_head
+from .sizes import feature_shape, smallest_size, takes_size
 from .decomposers import DWT, Identity, LowOnly, Resize
 from .linear import LinearDecoder, LinearEncoder
 from .rivals import BlockDCT, Enlarged, LearnedResizer, SpaceToDepth

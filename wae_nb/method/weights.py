@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save as to_bytes
 from torch import nn, Tensor
 
 from .backbones import IMAGENET_MEAN, IMAGENET_STD, family, trunk, whole
+from .imported import is_imported
 from .slimming import Later
 
 # %% ../../nbs/lib/method/weights.ipynb #b6b0103f
@@ -47,7 +48,7 @@ def _published(name: str, backbone: str) -> Mapping[str, Tensor]:
     import torchvision
 
     timm = str(backbone).startswith("timm:")
-    known = ["DEFAULT"] if isinstance(backbone, str) else []
+    known = ["DEFAULT"] if isinstance(backbone, str) and not is_imported(backbone) else []
     known += [n for n in torchvision.models.get_model_weights(backbone).__members__ if n not in known] if known and not timm else []
     if name not in known:
         raise ValueError(f"weights={name!r} is no file" + (f", and no weights of {backbone}; use one of {', '.join(known)}" if known else ""))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from ..data.pack import Dataset
 from ..data.sets import pack_size
 from ..method.backbones import check_backbone, family
+from ..method.imported import code_of, is_imported
 from ..method.classifier import METHODS, check_head, check_image_size, check_method
 from ..prune.pruners import PRUNERS, STRUCTURES, check_rule
 from ..prune.surgery import check_keep
@@ -167,6 +168,7 @@ class RunSpec:
         if self.stage != STAGE_1:
             out |= dict(backbone=self.backbone, width=self.width, init=r.init, dropout=r.dropout, terms=list(r.terms))
             out |= {} if r.sub_norm else dict(sub_norm=False)  # the usual case is as it was before there was a choice
+            out |= dict(code=code_of(self.backbone)) if is_imported(self.backbone) else {}
             out |= dict(head=self.head) if self.head else {}
             out |= dict(rate=self.rate) if self.rate != 1 else {}
         if self.joint:
