@@ -15,7 +15,7 @@ from .shell import json_option, main, quiet, show, table
 
 # %% ../nbs/lib/cli.ipynb #0e1a15b6
 @main.command("time")
-@click.option("--backbone", default="vgg16", show_default=True, help="Any of torchvision's CNNs, or timm: and a name of timm's.")
+@click.option("--backbone", default="vgg16", show_default=True, help="Any of torchvision's CNNs, timm:NAME, or your own as module:Class.")
 @click.option("--rows", default="plain,three-quarters,half,wavelet,wae", show_default=True, help="Methods, the baseline first; METHOD+pooled for that head.")
 @click.option("--size", default=224, show_default=True, help="Side of the images, pixels.")
 @click.option("--batch", default="1", show_default=True, help="Images at once; several, separated by commas.")

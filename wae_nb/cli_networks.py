@@ -15,7 +15,7 @@ from .shell import check_shape, json_option, main, quiet, refuse_given, show, sh
 
 # %% ../nbs/lib/cli_networks.ipynb #4922b15a
 _shape = [
-    click.option("--backbone", default="resnet18", show_default=True, help="Any of torchvision's CNNs, or timm: and a name of timm's."),
+    click.option("--backbone", default="resnet18", show_default=True, help="Any of torchvision's CNNs, timm:NAME, or your own as module:Class."),
     click.option("--size", default=224, show_default=True, help="Side of the images, pixels; they are squashed to a square."),
     click.option("--width", default=1.0, show_default=True, help="Of every layer; 0.25 is a quarter of the channels."),
     click.option("--head", default="", help="pooled: a global average in place of VGG's fully connected layers."),

@@ -111,7 +111,7 @@ def _near(name: str, names: list[str]) -> str:
 
 
 def check_backbone(
-    name: str | nn.Module,  # as in `backbone_names()`, "timm:" and a name of timm's, or a network of one's own
+    name: str | nn.Module,  # as in `backbone_names()`, timm:NAME, one's own class as module:Class, or a network of one's own
 ) -> None:
     "Raise a one-line `ValueError` for an unknown name, `ImportError` for one of timm's without the extra `timm`."
     if is_imported(name):
