@@ -1,6 +1,7 @@
 """A network of one's own, by the name of its class: trained, found, opened, saved, loaded, compared as one that has a name; refused where it can't be."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_scores_are_the_author_s(mine):
 
 def test_a_run_is_found_opened_saved_and_loaded(mine, tmp_path):
     data, engine = load_data(None, 32, tmp_path / "data", demo_shape=(3, 8)), Engine("cpu", progress=False)
-    spec = RunSpec("half", mine, data.checksum, short_recipe("short", 24), image_size=32)
+    spec = RunSpec("half", mine, data.checksum, short_recipe("short", 24, updates=4, epochs=2), image_size=32)
     run, x = get_or_train(spec, data, engine, tmp_path / "runs"), torch.rand(2, 3, 32, 32)
     assert get_or_train(spec, data, engine, tmp_path / "runs").record == run.record
     scores = run.model.eval()(x).s
@@ -65,6 +66,9 @@ def test_a_run_is_found_opened_saved_and_loaded(mine, tmp_path):
         assert torch.equal(again.eval()(x).s, scores)
     code = tmp_path / f"{mine.partition(':')[0]}.py"
     code.write_text(CODE + "\n# another")
+    with pytest.raises(ValueError, match="was changed after it was imported; start Python again"):
+        open_run(run.folder)
+    del sys.modules[code.stem]  # as if started again
     assert spec.name != run.spec.name or spec.fingerprint() != run.record["decisive"]  # another network, and another run
     with pytest.raises(RecordError, match="the code of .* was another when this was trained"):
         open_run(run.folder)

@@ -12,10 +12,14 @@ import inspect
 import os
 import sys
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 # %% ../../nbs/lib/method/imported.ipynb #1a9e0005
+_READ = WeakKeyDictionary()  # class → checksum of its file when it was first named
+
+
 def is_imported(
     name: object,  # of a backbone
 ) -> bool:
@@ -23,13 +27,18 @@ def is_imported(
     return isinstance(name, str) and ":" in name and not name.startswith("timm:")
 
 
+def _checksum(cls: type) -> str:
+    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+
+
 def imported(
     name: str,  # module:Class
 ) -> type[nn.Module]:
-    "The class. Raises a one-line `ValueError` for a name that is none, a module that cannot be imported, and for what is no class of `nn.Module`'s."
+    "The class. Raises a one-line `ValueError` for no name of a class, a module that cannot be imported, what is no class of `nn.Module`'s or in no file."
     module, _, cls = name.partition(":")
     if not all(part.isidentifier() for part in (*module.split("."), cls)):
         raise ValueError(f"backbone={name!r}: name a class of your own as module:Class, for instance nets:Mine for the class Mine in nets.py")
+    importlib.invalidate_caches()  # the file may be new
     sys.path.insert(0, here := os.getcwd())
     try:
         found = getattr(importlib.import_module(module), cls, None)
@@ -40,6 +49,12 @@ def imported(
         sys.path.remove(here)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"backbone={name!r}: {module} has no class {cls} that is an nn.Module")
+    try:
+        now = _checksum(found)
+    except (TypeError, OSError):
+        raise ValueError(f"backbone={name!r} is in no file; write it in one, from which a run can make it again") from None
+    if _READ.setdefault(found, now) != now:
+        raise ValueError(f"backbone={name!r}: {inspect.getfile(found)} was changed after it was imported; start Python again")
     return found
 
 
@@ -61,4 +76,4 @@ def code_of(
     name: str,  # module:Class
 ) -> str:  # checksum of the file that the class is in
     "What a network's code is known by. Raises what `imported` raises."
-    return hashlib.sha256(Path(inspect.getfile(imported(name))).read_bytes()).hexdigest()
+    return _checksum(imported(name))
