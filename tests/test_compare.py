@@ -93,6 +93,7 @@ def test_the_record_says_what_was_measured(compared):
     assert base["epochs"] == 0 and half["epochs"] == 8 and base["times"]["speedup"] == [1, 1, 1]
     assert taylor["macs"] == pytest.approx(0.5, abs=0.06) and 0 < taylor["touched"] <= 1
     nets = [network_at(out / "runs" / r["run"]) for r in record["rows"]]
+    assert [r["megabytes"] for r in record["rows"]] == pytest.approx([4e-6 * sum(p.numel() for p in n.parameters()) for n in nets], rel=0.02)
     assert [r["macs"] for r in record["rows"]] == pytest.approx([macs(n, 32) / macs(nets[0], 32) for n in nets])
     taught = json.loads((out / "runs" / half["run"] / "record.json").read_text())["decisive"]
     assert taught["teacher"]["given"] and taught["distill"]["start"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -287,6 +288,36 @@ def test_int8(tmp_path):
     some, every = run.layers()
     assert 0 < every / 2 < some and TARGETS["openvino"].read(whole.files[0]).layers()[0] == 0
     assert whole.difference < 1e-4 < done.difference < 0.3 and done.megabytes < 0.5 * whole.megabytes
+
+
+def read_otherwise(monkeypatch, change):
+    """From here on the target's file gives other scores: change is of the images and the scores."""
+    target = TARGETS["torch-export"]
+
+    def read(path):
+        run = target.read(path)
+        return lambda x: tuple(change(x, y) for y in run(x))
+
+    monkeypatch.setitem(TARGETS, "torch-export", replace(target, read=read))
+
+
+def test_scores_that_are_no_numbers_are_refused(tmp_path, monkeypatch):
+    """Even in one image of many, in a batch that is not the last."""
+    x = images(20, 64, 64)
+    read_otherwise(monkeypatch, lambda these, y: torch.where((these == x[3]).flatten(1).all(1)[:, None], torch.nan, y))
+    with pytest.raises(ValueError, match="gives scores that are nan away"):
+        export(network("plain", size=64, head="pooled"), tmp_path / "net.pt2", "torch-export", x)
+    assert not list(tmp_path.iterdir())
+
+
+def test_same_answers_are_a_share_of_the_images(tmp_path, monkeypatch):
+    """Of those that the file was checked with: the first alone, and all of them."""
+    x = images(11, 64, 64)
+    monkeypatch.setattr(targets, "AGREEMENT", torch.inf)
+    read_otherwise(monkeypatch, lambda these, y: torch.where((these[:, 0, 0, 0] > x[:, 0, 0, 0].median())[:, None], -y, y))
+    done = export(network("half", size=64), tmp_path / "net.pt2", "torch-export", x)
+    other = x[:, 0, 0, 0] > x[:, 0, 0, 0].median()  # the largest score is the smallest there
+    assert done.same_answers == pytest.approx(1 - (other[0] + other.sum()).item() / 12)
 
 
 def diverged():

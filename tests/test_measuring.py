@@ -13,7 +13,7 @@ from torchvision.transforms.v2.functional import resize
 from wae_nb.data.decode import read_image
 from wae_nb.data.pack import make_split
 from wae_nb.data.sets import EMBEDDED, load_data
-from wae_nb.lab import forecast, tradeoff
+from wae_nb.lab import compare, forecast, tradeoff
 from wae_nb.measure import machine
 from wae_nb.method.classifier import build
 from wae_nb.method.rivals import Enlarged
@@ -21,6 +21,7 @@ from wae_nb.train.engine import Engine
 from wae_nb.train.loop import fit
 from wae_nb.train.plan import Measured
 from wae_nb.train.recipes import Distill, PruneRecipe, StageRecipe, short_recipe
+from wae_nb.train.runs import Run
 from wae_nb.train.specs import RunSpec
 from wae_nb.train.tasks import ClassifyTask
 
@@ -51,6 +52,18 @@ def test_hours_of_pruning(monkeypatch, tmp_path):
     spec = RunSpec("taylor", "resnet18", "d", recipe(), image_size=32, width=0.125, keep=0.5)
     (h,) = hours(monkeypatch, tmp_path, 0.0, row=spec)["row"].values()
     assert h == pytest.approx(0.01 * (3 * 2 * 4 + 5 * 8))  # three times two epochs of 200 images, then five of 400; each update a hundredth of an hour
+
+
+@pytest.mark.parametrize("row, runs", [("half", "half"), ("wae", "wae stage 1, wae stage 2, wae stage 3"), ("taylor", "plain, taylor"), ("given", "taylor")])
+def test_minutes_are_of_all_that_a_row_needs(monkeypatch, tmp_path, row, runs):
+    """Stages before it and the network that it is cut from, unless that was brought."""
+    method = row.replace("given", "taylor")
+    spec = RunSpec(method, "resnet18", "d", recipe(), stage=3 if row == "wae" else 0, keep=0.5 if method == "taylor" else 1.0)
+    if row == "given":
+        monkeypatch.setattr(RunSpec, "is_given", property(lambda self: self.method == "plain"))
+    monkeypatch.setattr(compare, "finished_run", lambda spec, runs_dir: Run(runs_dir / "run", spec, {}))
+    needed = compare._trained_for(Run(tmp_path / "run", spec, {}))
+    assert ", ".join(r.spec.method + (f" stage {r.spec.stage}" if r.spec.stage else "") for r in needed) == runs
 
 
 @pytest.mark.parametrize("method, epochs", [("half", 8), ("wae", 8)])

@@ -22,6 +22,7 @@ def test_what_was_timed_is_taken_away(compared, drawn, tmp_path, monkeypatch):  
     row = done.answer.row
     assert row["row"] == "plain+int8" and [p.name for p in out.glob("cheapest*")] == ["cheapest"]
     assert done.files["network"] == out / "cheapest" and done.files["OpenVINO's file of it, in INT8"].name == "model.xml"
+    assert row["megabytes"] == pytest.approx(next(r["megabytes"] for r in done.record["rows"] if r["row"] == "plain") / 4)
     page, tested = (json.loads(p.read_text()) for p in (out / "cheapest/config.json", out / f"records/{row['tested']}.json"))
     assert page["made_by"] == "int8" and page["metrics"] == tested["test"]
     said = wae("eval", out / "cheapest", data_folder(out), "--device", "cpu", "--cache", out / "data", "--json")
