@@ -24,7 +24,7 @@ demo: $(VENV)/installed
 	@mkdir -p $(DEMO)
 	@echo "Training the four rows of Table 6 on drawn faces, two seeds: about eight minutes on two cores"
 	@WAE_NB_TERMINAL=$$(tty -s && tty || true) $(VENV)/bin/papermill nbs/05_cacd.ipynb $(DEMO)/05_cacd.ipynb -p runs_dir $(DEMO)/runs -p figures_dir $(DEMO)/figures --cwd . --progress-bar --log-level WARNING
-	@echo; cat $(DEMO)/figures/strong/table6-demo-faces-vgg16_bn.md
+	@echo; cat $(DEMO)/figures/strong/table6-demo-faces-vgg16_bn.md; echo; cat $(DEMO)/figures/strong/compared-demo-faces-vgg16_bn.md
 	@echo; echo "The executed notebook: $(DEMO)/05_cacd.ipynb   (open it: $(VENV)/bin/jupyter lab $(DEMO)/05_cacd.ipynb)"
 
 test: $(VENV)/installed

@@ -38,7 +38,7 @@ class Accuracy(NamedTuple):
     @property
     def sentence(self) -> str:
         if self.within:
-            return f"{self.a} loses no more top-1 against {self.b} than the paper's margin in top-5 points, {-self.against:.2f}"
+            return f"{self.a} is at most {-self.against:.2f} points less accurate than {self.b}"
         on = f" under noise of variance {self.variance}" if self.variance else " on faces" * (TABLES[self.number].kind == "faces")
         return f"{self.a} is more accurate than {self.b}{on}"
 
@@ -72,7 +72,7 @@ class Speed(NamedTuple):
         where = f"on the {self.device.upper()}"
         if self.than:
             return f"{self.row} is faster than {self.than} {where}"
-        return f"{self.row} is {self.said[0]:.2f} times as fast as the standard {'ResNet-50' if self.number == 5 else 'VGG16'} {where}"
+        return f"{self.row} is at least {self.said[0]:.2f} times as fast as the standard {'ResNet-50' if self.number == 5 else 'VGG16'} {where}"
 
     @property
     def paper(self) -> str:
@@ -134,8 +134,8 @@ class Claim:
 # %% ../../nbs/lib/lab/claims.ipynb #e8009aa5
 _SMALL = (
     "the networks here are narrow and the images small, so that the last maps of the half-size network are a few positions wide; what it lacks against full "
-    "resolution is then more work than information: on the smallest images, where the two were taken apart (10_past_the_paper), work is the larger part, and "
-    "no decomposition gives it back. The half-size input alone stands beside it"
+    "resolution is then more work than information: on the smallest images, where the two were taken apart (10_past_the_paper), work is the larger "
+    "part by the means, and no decomposition gives it back. The half-size input alone stands beside it"
 )
 _TRIED = (
     "sweeps of λ and of γ, the energy of $I_H$ measured on the image's own scale, with and without BatchNorm on the sub-images (07_ablations); of "

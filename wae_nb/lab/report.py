@@ -55,6 +55,15 @@ BEYOND = {  # files that the notebooks write beside the paper's tables → what 
     "ideas-noise": "Rows past the paper, under noise",
     "ideas-groups": "Where accuracy is lost, by how much detail an image has",
 }
+_OF_TRADEOFF = "up is more accurate, right is faster; the steps are the front, and what is below them is beaten in both"
+_SEE = {  # of them, in their pictures
+    **dict.fromkeys(("tradeoff-openvino", "tradeoff-graph", "tradeoff-compile", "ideas-ms"), _OF_TRADEOFF),
+    "pruning": "where accuracy leaves the line of the network that lost nothing and was trained as much",
+    "filters": "whether low's responses are smooth and high's are edges",
+    "spectra": "whether low keeps the slow waves and high the fast ones",
+    "lambda": "energy should fall and the error of the reconstruction rise with λ; whether the classifier minds",
+    "noise": "which line falls last as noise grows, and whether half resolution alone does it too",
+}
 _FRONT = ("ideas-ms", "tradeoff-openvino", "tradeoff-graph", "tradeoff-compile")  # of them, pictures that a reader wants first
 _RECORD = re.compile(r"-seed(\d+)-[0-9a-f]+(?:-(int8|time))?")  # in a record's name: the seed, and what was done with the run
 
@@ -154,26 +163,29 @@ class Report:
                 if said := self._verdicts(number, c)[:1]:
                     column, costs = "CPU speed-up, measured", TABLES[number].costs
                     faster = cost_table(number, *self.costs).at["Ours", column] if costs and c.backbone == TABLES[number].backbone else "–"
-                    cost = "" if faster == "–" else f"; {faster} times as fast on the CPU at full width"
+                    cost = "" if faster == "–" else f"; timed at full width and 224 px, {faster} times as fast on the CPU"
                     out.append(f"{as_text(c.data['name'])}, {c.backbone} ([Table {number}](#table{number})): {said[0]}{cost}.")
                     break
         for backbone in sorted({c.backbone for c in self.collections}):
             tasks = tasks_of(self.frame, self.profile, backbone)
             out += [f"past the paper, {backbone}: {s}" for s in in_all(tasks)]
-            out += [f"past the paper, {backbone}, {s}." for s in in_noise(self.frame, tasks)]
         return out
 
-    def front(self) -> str:  # Markdown
+    def front(
+        self,
+        first: str = "",  # a sentence of other findings, which comes before those from here
+    ) -> str:  # Markdown
         "What a reader wants first: the picture of accuracy against speed-up, the findings, the contents."
         each = ((c, name) for name in _FRONT for c in self.collections)
         by_size = sorted(each, key=lambda e: -e[0].data.get("test", 0))  # among the same images as `_FRONT` has them
         pictures = [self.folder / f"{stem}.png" for c, name in by_size for stem in self._stems(name, c.data["name"], c.backbone)]
         shown = next((p for p in pictures if p.exists() and p.stem not in self.stale), None)
         picture = f"<div>\n\n{_picture(shown)}\n{_caption(shown)}\n</div>\n" if shown else ""
-        links = [f"[Table {n}](#table{n}): {t.caption}" for n, t in TABLES.items()] + [f"[Figure {n}](#figure{n}): {f.title}" for n, f in FIGURES.items()]
+        links = ["[What the paper claims, and what holds here](#claims)", "[How to read the tables](#reading)"]
+        links += [f"[Table {n}](#table{n}): {t.caption}" for n, t in TABLES.items()] + [f"[Figure {n}](#figure{n}): {f.title}" for n, f in FIGURES.items()]
         links += ["[Beyond the paper](#beyond)", "[What is measured and what is missing](#missing)"]
         contents = f'<details class="contents"><summary>Contents</summary>\n\n{_bullets(links)}\n\n</details>'
-        return f'<div class="front">\n\n{picture}\n{_bullets(self.findings())}\n\n{contents}\n\n</div>\n'
+        return f'<div class="front">\n\n{picture}\n{_bullets([first] * bool(first) + self.findings())}\n\n{contents}\n\n</div>\n'
 
     def _stems(self, name: str, data: str, backbone: str) -> list[str]:
         "The files of a name, without an ending: at the profile's size, and at others, the largest first."
@@ -222,7 +234,9 @@ class Report:
 
     def beyond(self) -> str:  # Markdown
         "What the notebooks measured beyond the paper, as they wrote it."
-        return "\n".join(['<a id="beyond"></a>\n', *(line for name, title in BEYOND.items() for line in self._written(name, f"{title}: "))])
+        noisy = [(b, s) for b in sorted({c.backbone for c in self.collections}) for s in in_noise(self.frame, tasks_of(self.frame, self.profile, b))]
+        said = [_bullets([f"{backbone}, {s}." for backbone, s in noisy]) + "\n"] if noisy else []
+        return "\n".join(['<a id="beyond"></a>\n', *said, *(line for name, title in BEYOND.items() for line in self._written(name, title))])
 
     def _written(self, name: str, title: str, usual: bool = True) -> list[str]:
         "What the notebooks wrote under a name, for each data set, backbone and size, with the profile's own size or without."
@@ -232,11 +246,13 @@ class Report:
             if stem in stale or not (text.exists() or png.exists()):
                 continue
             size = stem.removeprefix(f"{name}-").removesuffix(f"{data}-{backbone}").rstrip("-").replace("px", " px")
-            out += [f"### {title}{', '.join(filter(None, (as_text(data), backbone, size)))}\n"]
+            where = ", ".join(filter(None, (as_text(data), backbone, size)))
+            out += [f"### {title} ({where})\n" if title else f"### {where}\n"]
             rows = text.with_suffix(".json")
             rows = json.loads(rows.read_text(encoding="utf-8")) if rows.exists() else {}
             linked, below = self._linked(text.read_text(encoding="utf-8") if text.exists() else "", rows)
-            out += [linked, *[_picture(png)] * png.exists(), below]
+            see = f"What to see: {_SEE[name]}.\n\n" if name in _SEE else ""
+            out += [linked, *[f"{see}{_picture(png)}"] * png.exists(), below]
         return out
 
     def status(self) -> str:  # Markdown

@@ -9,6 +9,7 @@ __all__ = ['LEVEL', 'HOLDS', 'FAILS', 'OPEN', 'MISSING', 'decide', 'to_say_it', 
 import os
 from bisect import bisect_left
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,10 @@ def _enough(values: tuple[float, ...], against: float, level: float) -> int | No
     return bisect_left(range(1000), True, lo=2, key=told) if told(1000) else None
 
 
+def _as_p(p: float) -> str:
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
 _SURE = f"with {100 * POWER:g} % power"
 
 
@@ -71,19 +76,20 @@ def to_say_it(
 ) -> str:
     "How many seeds, runs or test images would be needed."
     if e.at_odds:
-        apart = e.bears(e.top5) != e.bears(e.value)
-        return "top-1 and top-5 are on different sides of the margin" if apart else "the seeds don't tell on which side of the margin top-5 is"
+        top1, top5 = ("keeps" if e.bears(x) else "doesn't keep" for x in (e.value, e.top5))
+        return f"top-1 {top1} the margin, which is one of top-5; top-5 {top5} it" + (", but the seeds don't tell" if top1 == top5 else "")
     level = LEVEL / claims
     if e.gain is None:
         n = _enough(e.values, e.against, level)
-        return f"about {_about(n)} {e.each}s would decide it {_SURE}" if n else f"more {e.each}s are needed"
+        few = f"at least three {e.each}s are needed" if len(e.values) < 3 else f"more {e.each}s are needed"
+        return f"about {_about(n)} {e.each}s would decide it {_SURE}" if n else few
     images, seeds = needed(e.gain, e.against / 100, level)
     if e.one:
         if not images:
             return "both rows have as many right"
-        return f"about {_about(images)} {e.drawn}s would decide it of these networks {_SURE}, more seeds of others"
+        return f"about {_about(images)} {e.drawn}s would decide it for these two networks {_SURE}; for others, one seed doesn't say how many it takes"
     ways = [f"{_about(n)} {what}" for n, what in ((images, f"{e.drawn}s with these seeds"), (seeds, "seeds on these images")) if n]
-    nothing = "it takes more seeds" if len(e.gain) < 3 else "neither more seeds nor more test images alone would decide it"
+    nothing = "it takes more seeds, and two don't say how many" if len(e.gain) < 3 else "neither more seeds nor more test images alone would decide it"
     return f"about {' or '.join(ways)} would decide it {_SURE}" if ways else nothing
 
 # %% ../../nbs/lib/lab/verdicts.ipynb #f3c8b30c
@@ -133,7 +139,7 @@ class Verdicts:
         out = []
         for i, (c, e) in enumerate(zip(self.claims, self.evidence)):
             line = {"claim": c.test.sentence, "in the paper": f"{c.where}: {c.test.paper}", "here [95 % CI]": e.here if e else "–"}
-            line |= {"p, corrected": f"{self.p[i]:.3f}" if i in self.p else "–", "verdict": self._said(i), "rests on": e.rests_on if e else "–"}
+            line |= {"p, corrected": _as_p(self.p[i]) if i in self.p else "–", "verdict": self._said(i), "rests on": e.rests_on if e else "–"}
             out.append(line)
         return pd.DataFrame(out).set_index("claim")
 
@@ -141,8 +147,9 @@ class Verdicts:
     def counts(self) -> str:
         "How many of each verdict."
         told = {HOLDS: "hold here", FAILS: "don't", OPEN: "can't be said", MISSING: "are not measured"}
-        few = sum(w == HOLDS and bool(e.few) for w, e in zip(self.words, self.evidence))
-        told[HOLDS] += f" ({few} of them by one seed or two)" * bool(few)
+        for word in (HOLDS, FAILS):
+            few = sum(w == word and bool(e.few) for w, e in zip(self.words, self.evidence))
+            told[word] += f" ({few} of them by one seed or two)" * bool(few)
         each = ", ".join(f"{self.words.count(word)} {words}" for word, words in told.items())
         how = f"two-sided p-values, corrected for all {len(self.p)} claims that are tested together (Holm), below {LEVEL:g}"
         refused = sum(len(frame.attrs["refused"]) for frame in self.sources.frames.values())
@@ -160,8 +167,8 @@ class Verdicts:
         others = [(o, o.low <= o.against <= o.high) for o in self.sources.everywhere(claim.test) if o.records != e.records and not o.at_odds]
         apart = [o for o, within in others if not within and decide(o, 0.0) != self.words[i]]
         larger = [o for o, within in others if within and self.words[i] == HOLDS and o.gain.shape[1] > e.gain.shape[1]]
-        for how, found in (("by its own interval, otherwise", apart), (f"on more {e.drawn}s, no significant difference", larger)):
-            said += [f" Elsewhere, {how}: {o.here}, {as_text(o.rests_on)}." for o in found]
+        for how, found in (("otherwise, by its own interval", apart), (f"no significant difference, on more {e.drawn}s", larger)):
+            said += [f" In another place ({as_text(o.rests_on)}) {how}: {o.here}." for o in found]
         return "".join(said)
 
     def paragraphs(self) -> str:  # Markdown
@@ -171,10 +178,19 @@ class Verdicts:
             title = f"**{as_text(c.test.sentence)}** ({c.where})"
             if word == FAILS or word == OPEN and e.at_odds and self.p[i] < LEVEL and not e.bears(e.value):
                 numbers = f"{e.here} against {'at most' if e.below else 'at least'} {e.against:.2f}, {as_text(e.rests_on)}"
-                out.append(f"{title} {self._said(i)}: {numbers}. *Why we think so:* {c.why}. *What was tried:* {c.tried}.{self._beside(i)}")
+                out.append(f"{title} {self._said(i)}. Measured: {numbers}. *Why we think so:* {c.why}. *What was tried:* {c.tried}.{self._beside(i)}")
             elif more := self._beside(i):
                 out.append(f"{title} {word}{e.few * (word == HOLDS)}: {e.here}.{more}")
         return "\n\n".join(out)
+
+    def linked(self) -> str:  # Markdown
+        "The table as `save` writes it, and each claim with links to its records."
+        lines = []
+        for c, e in zip(self.claims, self.evidence):
+            files = [quote(os.path.relpath(self.sources.root / f"{name}.json")) for name in (e.records if e else ())]
+            lines += [f"- {as_text(c.test.sentence)}: {' '.join(f'[{k}]({path})' for k, path in enumerate(files, 1))}"] * bool(files)
+        below = "\n".join(['<details class="records"><summary>Records of each claim</summary>\n', *lines, "\n</details>\n"])
+        return self.save().read_text(encoding="utf-8") + "\n" + below
 
     def save(self) -> Path:  # of the md file
         "Write the table into the folder `claims` beside the profiles', with the records that each line comes from."
