@@ -217,36 +217,24 @@ def by_labels(rows: dict[str, list[str]]) -> str:
     return said + f"; {all_epochs(longest[0]):g} epochs: standard {more:.2f} ({len(longest)})." if longest else f"{said}."
 
 
-def above_half() -> str:
-    """What the details in the first layer bring, as 10's table has it: in the front page's way and by labels alone."""
-    each = rows_of(ROWS.with_suffix(".csv"), "row", "trained")
-    ways = "taught from the teacher's weights, three times as long, in half the batch", "by labels"
-    (a, n), (b, m) = ((line["less the resized image trained alike"], line["seeds"]) for way in ways for line in [each[f"{SHOWN['linear-in']} {way}"]])
-    return f"Details less half: {a} ({n}); by labels {b} ({m})."
-
-
 def in_noise(rows: dict[str, list[str]], variance: str = "0.05") -> str:
-    """Three rows on noisy test images, as faintly noisy training images leave them and as clean ones do, over the seeds that all have."""
-    titles = "linear encoder, details in the first layer, taught", "standard network, half resolution (I_R), taught", "standard network, by labels, as long"
-    said = []
-    for faint in True, False:
-        each = []
-        for title in titles:
-            start = title.replace("by labels", "by labels on faintly noisy images") if faint else title
-            ways = [r for r in rows if r.startswith(start) and r.endswith("in half the batch") and ("faintly noisy" in r) == faint]
-            tests = [kept(f"{n}-noise") for n in rows[ways[0]] if (FIGURES / f"strong/records/{n}-noise.json").exists()]
-            each.append({r["seed"]: 100 * r["test"][variance]["top1"] for r in tests})
-        seeds = set.intersection(*map(set, each))
-        said.append((*(f"{statistics.mean(top1[s] for s in seeds):.1f}" for top1 in each), f"({len(seeds)})"))
-    (linear, half, whole, seeds), (*clean, clean_seeds) = said
-    noisy = f"linear encoder {linear}, half resolution {half}, standard network {whole}, trained with noise {seeds}"
-    return f"In noise of variance {variance}: {noisy}; {', '.join(clean)} without {clean_seeds}."
+    """Three rows on noisy test images, as faintly noisy training images leave them, over the seeds that all have."""
+    titles = "linear encoder, details in the first layer, taught", "standard network, half resolution (I_R), taught", "standard network, by labels"
+    each = []
+    for title in titles:
+        names = next(of for row, of in rows.items() if row.startswith(f"{title} on faintly noisy images") and row.endswith("in half the batch"))
+        tests = [kept(f"{n}-noise") for n in names if (FIGURES / f"strong/records/{n}-noise.json").exists()]
+        each.append({r["seed"]: 100 * r["test"][variance]["top1"] for r in tests})
+    seeds = set.intersection(*map(set, each))
+    linear, half, whole = (f"{statistics.mean(top1[s] for s in seeds):.1f}" for top1 in each)
+    return f"In noise of variance {variance}, trained with noise: linear encoder {linear}, half resolution {half}, standard network {whole} ({len(seeds)})."
 
 
 def claimed() -> str:
     """How many of the paper's claims hold here, as 09 counts them."""
     counted = next(line for line in (FIGURES / "claims/claims.md").read_text(encoding="utf-8").splitlines() if line.startswith("Of "))
-    return f"{counted.partition('. ')[0].replace('Of', 'Of the paper\'s', 1)}: [which](figures/claims/claims.md)."
+    counted = re.sub(r" \([^()]*\)", "", counted.partition(". ")[0].removeprefix("Of "))
+    return f"Of the paper's {counted}: [which](figures/claims/claims.md)."
 
 
 def front() -> str:
@@ -282,7 +270,7 @@ def front() -> str:
     if len(set(taught)) != 1:
         raise ValueError(f"the taught rows had {taught} epochs: the front page gives them one number")
     said_of = f"\\* Taught by the first row, from its weights, {taught[0]:g} epochs. INT8 costs these {max(0.0, -min(small)):.2f} points at most. "
-    said_of += f"{by_labels(seeds)} {above_half()} {in_noise(seeds)} Means ± deviations; speed, INT8: one seed"
+    said_of += f"{by_labels(seeds)} {in_noise(seeds)} Means ± deviations; speed, INT8: one seed"
     lines += ["", f"{said_of}; {below}. {machine}", "", claimed()]
     before, after = said.split(BEGIN)[0], said.split(END)[1]
     return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
