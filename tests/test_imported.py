@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import wae_nb
 from wae_nb.cli import main
 from wae_nb.data.sets import load_data
 from wae_nb.lab.folders import open_run
-from wae_nb.method.imported import imported_network
+from wae_nb.method.imported import code_of, imported_network
+from wae_nb.train import runs
 from wae_nb.train.engine import Engine
 from wae_nb.train.recipes import short_recipe
 from wae_nb.train.records import RecordError
@@ -64,14 +66,65 @@ def test_a_run_is_found_opened_saved_and_loaded(mine, tmp_path):
     scores = run.model.eval()(x).s
     for again in (open_run(run.folder).model, wae_nb.load(run.save(tmp_path / "saved", data.classes))):
         assert torch.equal(again.eval()(x).s, scores)
-    code = tmp_path / f"{mine.partition(':')[0]}.py"
-    code.write_text(CODE + "\n# another")
-    with pytest.raises(ValueError, match="was changed after it was imported; start Python again"):
+    (tmp_path / f"{mine.partition(':')[0]}.py").write_text(CODE + "\n# another")
+    assert run.spec.fingerprint() == run.record["decisive"] and spec.name == run.spec.name  # what runs here is what was read
+    with pytest.raises(ValueError, match="was changed after it was imported; start Python again, or put it back"):
         open_run(run.folder)
-    del sys.modules[code.stem]  # as if started again
-    assert spec.name != run.spec.name or spec.fingerprint() != run.record["decisive"]  # another network, and another run
+    start_again(mine)
+    assert spec.fingerprint() != run.record["decisive"] and spec.name != run.record["name"]  # another network, and another run
     with pytest.raises(RecordError, match="the code of .* was another when this was trained"):
         open_run(run.folder)
+
+
+def start_again(name):
+    """As if Python were: what was imported is forgotten."""
+    module = sys.modules.pop(name.partition(":")[0])
+    for other in [n for n, m in sys.modules.items() if Path(getattr(m, "__file__", None) or "/").parent == Path(module.__file__).parent]:
+        del sys.modules[other]
+
+
+def test_what_it_takes_from_a_file_beside_it_is_its_code_too(mine, tmp_path):
+    file, other = (tmp_path / f"{mine.partition(':')[0]}{more}.py" for more in ("", "_parts"))
+    file.write_text(CODE.replace("import torch\n", f"import torch\nfrom {other.stem} import act\n", 1).replace("torch.relu(", "act("))
+    other.write_text("from torch import relu as act\n")
+    before = code_of(mine)
+    start_again(mine)
+    assert code_of(mine) == before
+    other.write_text("from torch import tanh as act\n")
+    start_again(mine)
+    assert code_of(mine) != before
+
+
+def test_a_file_that_is_changed_while_it_trains_loses_nothing(mine, tmp_path, monkeypatch):
+    """The run is of what was read: it ends, and is found where the file is put back."""
+    data, engine = load_data(None, 32, tmp_path / "data", demo_shape=(3, 8)), Engine("cpu", progress=False)
+    spec = RunSpec("half", mine, data.checksum, short_recipe("short", 24, updates=2, epochs=2), image_size=32)
+    trained, file = runs.fit, tmp_path / f"{mine.partition(':')[0]}.py"
+
+    def fit(*args, **kwargs):
+        result = trained(*args, **kwargs)
+        file.write_text(CODE + "\n# another")
+        return result
+
+    monkeypatch.setattr(runs, "fit", fit)
+    record = get_or_train(spec, data, engine, tmp_path / "runs").record
+    file.write_text(CODE)
+    start_again(mine)
+    assert get_or_train(spec, data, engine, tmp_path / "runs").record == record
+
+
+def test_a_stranger_s_folder_runs_no_code(mine, tmp_path):
+    """Whose network is of a class in a module that lies beside it, until that is imported by whoever opens it."""
+    folder = wae_nb.build("plain", mine, 2, 32).eval().save(tmp_path / "theirs", ["a", "b"])
+    start_again(mine)
+    (tmp_path / f"{mine.partition(':')[0]}.py").write_text(f"from pathlib import Path\nPath('was_here').touch()\n{CODE}")
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "photo.png")
+    with pytest.raises(ValueError, match="is code that does not come with it: import it first"):
+        wae_nb.load(folder)
+    done = CliRunner().invoke(main, ["predict", str(folder), "photo.png"], prog_name="wae")
+    assert done.exit_code == 2 and f"wae --import {mine.partition(':')[0]} " in done.output and not (tmp_path / "was_here").exists()
+    done = CliRunner().invoke(main, ["--import", mine.partition(":")[0], "predict", str(folder), "photo.png"], prog_name="wae")
+    assert done.exit_code == 0 and (tmp_path / "was_here").exists(), done.output
 
 
 def test_it_is_compared(mine, tmp_path):

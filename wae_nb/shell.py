@@ -67,7 +67,8 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings=dict(help_option_names=["-h", "--help"], max_content_width=110))
 @click.version_option(__version__, prog_name="wae")
-def main():
+@click.option("--import", "modules", multiple=True, metavar="MODULE", help="Of your own, in this folder: a network that was saved may be of a class in it.")
+def main(modules):
     """Make a convolutional network cheaper by halving its input and keeping the lost detail beside it.
 
     With images of one's own: what pays (compare), and each step of it (train, prune, eval, predict, plan). Which row of the paper is how fast on this
@@ -76,6 +77,11 @@ def main():
 
     Exit codes: 0 done, 1 failed, 2 wrong use, with a line that says what to give instead.
     """
+    if modules:
+        from wae_nb.method.imported import import_module
+
+        for name in modules:
+            import_module(name)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else.")

@@ -14,6 +14,7 @@ from torch import nn
 from .engines import Prepared
 from .saved_int8 import load_int8
 from ..method.classifier import DecomposedClassifier, build
+from ..method.imported import check_known
 from ..method.saving import CONFIG, TENSORS, read_page, read_saved, sample_scores
 from ..prune.structures import thinet
 from ..prune.surgery import fit_shapes
@@ -50,6 +51,7 @@ def load(
             raise ValueError(f"made_by={about['made_by']!r} is unknown; use one of {', '.join(_MAKERS)}")
         if "weights" in arguments:  # a folder must not have others read
             raise ValueError(f"weights={arguments['weights']!r}: its tensors are beside it; there are no others")
+        check_known(arguments.get("backbone"))
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn first are not kept
             net = _MAKERS[about["made_by"]](**arguments | (dict(backbone=backbone) if own else {}))
     except (TypeError, ValueError) as e:

@@ -18,7 +18,7 @@ from ..data.batches import crop
 from ..data.folder import DataError
 from ..data.pack import Dataset, open_pack
 from ..data.sets import fewer, load_data, pack_size
-from ..method.imported import code_of
+from ..method.imported import check_known, code_of
 from ..train.records import RecordError, digest
 from ..train.recipes import paper_recipe
 from ..train.runs import Run
@@ -93,6 +93,7 @@ def open_run(
     d = record["decisive"]
     if d["stage"] == STAGE_1:
         raise RecordError(f"run={str(folder)!r} is stage 1, an auto-encoder without a classifier; name a run of a later stage")
+    check_known(d["backbone"])
     recipe = replace(paper_recipe(d["backbone"]), init=d["init"], dropout=d["dropout"], sub_norm=d.get("sub_norm", True))
     shape = dict(image_size=d["image_size"], width=d["width"], keep=d.get("keep", 1.0), head=d.get("head", ""), base=d.get("base", "plain"))
     if "code" in d and code_of(d["backbone"]) != d["code"]:

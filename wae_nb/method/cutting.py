@@ -8,7 +8,9 @@ __all__ = ['LayerTracer', 'cut']
 # %% ../../nbs/lib/method/cutting.ipynb #f3aec929
 import contextlib
 import copy
+import inspect
 import io
+import operator
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,31 @@ def _only_in_evaluation(
     return min(missing, default=None)
 
 
+_IN_PLACE = {getattr(operator, name) for name in ("iadd", "isub", "imul", "itruediv", "ior", "iand", "setitem", "delitem")}
+
+
+def _in_place(node: fx.Node, net: nn.Module) -> bool:
+    "Whether a step changes what it is given, so that it counts though nobody reads what it returns."
+    if node.op == "call_module":
+        return bool(getattr(net.get_submodule(node.target), "inplace", False))
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    try:
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
+    except (TypeError, ValueError):
+        given = node.kwargs
+    return node.op.startswith("call") and (node.target in _IN_PLACE or bool(given.get("inplace")) or name.endswith("_") and not name.startswith("_"))
+
+
+def _differ(net: nn.Module, followed: fx.GraphModule, size: int, away: float = 1e-3) -> bool:
+    "Whether the steps that were followed give other scores than the network, of noise; on `meta` nobody knows."
+    if any(p.is_meta for p in net.parameters()):
+        return False
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        a, b = net(x.clone()), followed(x.clone())
+    return isinstance(a, torch.Tensor) and not torch.allclose(a, b, rtol=0, atol=away * float(a.abs().max()), equal_nan=True)
+
+
 def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
 
@@ -102,15 +129,15 @@ def _shaped(net: fx.GraphModule) -> fx.GraphModule:
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # it prints what it raises
                 ShapeProp(trial).propagate(torch.empty(1, 3, size, size, device="meta"))
+            trial.meta["size"] = size
             return trial
         except RuntimeError as e:
             said.append(str(e.__cause__ or e).partition("\n")[0])
     raise ValueError(f"it takes no image of three channels and {min(_SIZES)} to {max(_SIZES)} pixels: {said[0]}")
 
 
-def _maps(net: fx.GraphModule, at: str, kind: str) -> str:
+def _maps(net: fx.GraphModule, trial: fx.GraphModule, at: str, kind: str) -> str:
     "The name of the step that gives the maps."
-    trial = _shaped(net)
     if at:
         found = [n for n in trial.graph.nodes if _within(n, at)]
     else:
@@ -135,8 +162,10 @@ def cut(
     kind, before = type(net).__name__, [(m, dict(vars(m))) for m in net.modules()]
     try:
         traced = fx.GraphModule(net, _Cutter().trace(net.eval()), kind)  # without what is there in training alone, such as scores beside the main path
-        name = _maps(traced, at, kind)
+        name = _maps(traced, trial := _shaped(traced), at, kind)
         graph = traced.graph
+        if _differ(net, traced, trial.meta["size"]):
+            raise ValueError("followed step by step it gives other scores: it changes tensors in place, or goes by their values")
         maps, output = next(n for n in graph.nodes if n.name == name), next(n for n in graph.nodes if n.op == "output")
         other = _only_in_evaluation(graph, maps, net)
     except Exception as e:  # whatever somebody's forward raises
@@ -149,7 +178,7 @@ def cut(
     if other:
         raise ValueError(f"{kind} cannot be cut: in training it goes another way than by {other.name}; a module without parts, such as nn.Dropout, may do that")
     output.args = (maps,)
-    graph.eliminate_dead_code()
+    graph.eliminate_dead_code(lambda node: node.is_impure() or _in_place(node, traced))
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced.train(net.training)

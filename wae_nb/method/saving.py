@@ -45,7 +45,12 @@ def _replace(part: Path, folder: Path) -> None:
     old = part.with_suffix(".old")
     if folder.exists():
         folder.rename(old)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -50,7 +50,9 @@ def _cut_own(m: nn.Module, thin) -> None:
     "Thin what a module scales or shifts its channels by, if that is a parameter of its own."
     for name, p in m.named_parameters(recurse=False):
         if not (isinstance(m, COUNTED) and name in _PREPARED):
-            setattr(m, name, nn.Parameter(p.data[tuple(slice(thin(n) if n > 1 else None) for n in p.shape)].clone()))
+            scale = sum(n > 1 for n in p.shape) < 2  # else channels come first, and a kernel's sides stay
+            cuts = (slice(thin(n) if n > 1 and (scale or k < 2) else None) for k, n in enumerate(p.shape))
+            setattr(m, name, nn.Parameter(p.data[tuple(cuts)].clone()))
 
 # %% ../../nbs/lib/method/slimming.ipynb #7db5de38
 PROBE = 256  # pixels of the image that a network is tried with; enough for all of torchvision's
@@ -61,7 +63,7 @@ def slim(
     factor: float,  # every channel count is divided by it, rounded; > 0
     floor: int = 1,  # no layer gets thinner than this, or than it was
     in_channels: int = 3,  # of the image that the new network takes
-) -> nn.Module:  # a new network, freshly initialised
+) -> nn.Module:  # a new network, its layers freshly initialised
     "The same architecture with every channel count divided by `factor`. Raises `ValueError` if factor ≤ 0, or where the thinned counts do not fit together."
     if not factor > 0:
         raise ValueError(f"factor={factor!r}: channel counts are divided by it; use a number above 0")
@@ -75,6 +77,8 @@ def slim(
         def hook(m, args):
             if name not in inputs:
                 inputs[name] = _arriving(m, args[0], thin(m.normalized_shape[-1]) if isinstance(m, nn.LayerNorm) else 0)
+                if not inputs[name]:
+                    raise ValueError(f"{name} is given no channels: what comes before takes them by number")
                 _resize(m, inputs[name], thin)
 
         return hook
@@ -98,17 +102,25 @@ def slim(
     return out
 
 # %% ../../nbs/lib/method/slimming.ipynb #67ca4063
+def _side(net: nn.Module, size: int) -> int:
+    with torch.no_grad():
+        return copy.deepcopy(net).to("meta").eval()(torch.empty(1, 3, size, size, device="meta")).shape[-1]
+
+
 def without_first_halving(
     net: nn.Module,  # changed in place
 ) -> nn.Module:  # the same module, on an image of half the size as deep and fine from there on as it was on the whole
-    "A network whose first pooling or strided convolution halves once less."
+    "A network whose first pooling or strided convolution halves once less. Raises a one-line `ValueError` where that isn't what comes of it."
+    before = _side(net, PROBE)
     for name, m in net.named_modules():
         if isinstance(m, nn.MaxPool2d):
             net.set_submodule(name, nn.Identity())
-            return net
+            break
         if isinstance(m, nn.Conv2d) and m.stride != (1, 1):
             m.stride = tuple(max(s // 2, 1) for s in m.stride)  # AlexNet and ConvNeXt divide by four at once
-            return net
+            break
+    if round(_side(net, PROBE // 2) / before, 1) not in (0.9, 1.0, 1.1):
+        raise ValueError(f"{type(net).__name__}: its first halving cannot be left out: it is used twice, or is no layer of its own; use another method")
     return net
 
 # %% ../../nbs/lib/method/slimming.ipynb #5ec0d002
@@ -137,7 +149,9 @@ class Later(nn.Module):
         self._row = [name for name, _ in named]
         for name, m in copy.deepcopy(net).named_children():
             self.add_module(name, m)
-        own, times = x.shape[1], PROBE // sides[-1]
+        own, times = x.shape[1], round(PROBE / sides[-1])
+        if abs((PROBE - 1) // times + 1 - sides[-1]) > 1:
+            raise ValueError(f"{type(net).__name__}: its first halving makes {sides[-1]} of {PROBE} pixels, as no stride does; details can't go in there")
         self.details = nn.Sequential(nn.Conv2d(channels, own, 3, times, 1), nn.BatchNorm2d(own), nn.ReLU(inplace=True))
 
     def forward(

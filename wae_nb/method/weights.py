@@ -98,7 +98,7 @@ def keep_weights(
     backbone: str,  # as in `read_weights`
     runs_dir: str | Path,  # of the runs that start from them, kept beside them: what was given may go
 ) -> str:  # the checksum, as in `RunSpec`
-    "Keep weights where runs find them again. Raises a one-line `ValueError` for what cannot be read, or does not fit the backbone."
+    "Keep weights where runs find them again. Raises a one-line `ValueError` for what cannot be read."
     state = {k: v.detach().clone().contiguous() for k, v in read_weights(weights, backbone).items()}
     key = hashlib.sha256(blob := to_bytes(state)).hexdigest()
     if not (path := kept_weights(runs_dir, key)).exists():
@@ -113,8 +113,11 @@ def kept_weights(
     runs_dir: str | Path,
     key: str,  # of `keep_weights`
 ) -> Path:  # of the file
-    "Where weights are kept."
-    return Path(runs_dir).expanduser() / "weights" / f"{key}.safetensors"
+    "Where weights are kept. Raises a one-line `ValueError` for a file that is not what was kept."
+    path = Path(runs_dir).expanduser() / "weights" / f"{key}.safetensors"
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() != key:
+        raise ValueError(f"{path} is damaged: its name is the checksum that it should have; remove it, and give the weights again")
+    return path
 
 
 def take_weight(
@@ -167,7 +170,7 @@ def start_from(
     said = backbone if isinstance(backbone, str) else type(backbone).__name__
     of, expected = {id(v): k for k, v in net.state_dict(keep_vars=True).items()}, net.state_dict()
     part = trunk(net, backbone).state_dict(keep_vars=True)
-    names = {k: of[id(v)] for k, v in part.items()}  # in the part → in the whole
+    names = {k: of[id(v)] for k, v in part.items() if id(v) in of}  # in the part → in the whole; constants are in the part alone
     if wrong := _misfits({k: expected[k] for k in names.values()}, state, set(expected), family(backbone).aside):
         raise ValueError(f"weights do not fit {said}: {len(wrong)} tensors are missing, unknown or of another shape, the first: {wrong[0]}")
     own = low_net.state_dict()

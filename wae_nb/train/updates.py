@@ -33,7 +33,7 @@ def _optimizer(task: nn.Module, s: StageRecipe):
 
 def _scheduler(optimizer, s: StageRecipe, updates: int, mode: str):
     sch = torch.optim.lr_scheduler
-    if s.schedule == "onecycle":
+    if s.schedule == "onecycle" and s.epochs * updates > 1:  # of one update, the cycle is its slow end
         return sch.OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=s.epochs * updates)
     if s.schedule == "plateau":
         # torch divides when more epochs than its patience were bad; ours is the number after which it does
