@@ -166,8 +166,8 @@ def against_resized(
     ways: tuple[str, ...] = TAUGHT,  # of `WAYS`
 ) -> dict[tuple[str, str], tuple[float, float, float]]:  # as `accuracy_difference`
     "Each decomposition that was trained in these ways, less the resized image of the same size trained alike."
-    ours = [k for k in found if METHODS[k[0]].kind == "decomposition" and k[1] in ways]
-    pairs = {k: (found[k], found[bars[METHODS[k[0]].scale], k[1]]) for k in ours if (bars.get(METHODS[k[0]].scale), k[1]) in found}
+    bar = {k: found.get((bars.get(METHODS[k[0]].scale), k[1])) for k in found if METHODS[k[0]].kind == "decomposition" and k[1] in ways}
+    pairs = {k: (found[k], rs) for k, rs in bar.items() if rs and (bars is SAME_SIZE or 0.95 < found[k][0]["macs"] / rs[0]["macs"] < 1.05)}
     return {k: d for k, rows in pairs.items() if (d := paired(*rows))}
 
 
@@ -209,12 +209,11 @@ def _where(tasks: dict[str, Rows], each: dict[str, dict], bar: str, sign: int) -
     for task, differences in each.items():
         if told := [k for k, (_, low, high) in differences.items() if (low > 0 if sign > 0 else high < 0)]:
             rows, names = tasks[task], dict.fromkeys(k[0] for k in told)
+            few = {m: by_few(max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told if k[0] == m)) for m in names}
             ways = sum(k[0] in names for k in differences)
             notes = [f"in {len(told)} of {ways} ways to train it"] * (ways > len(told))
-            most = by_few(max(len(of_both(rows[k], rows[bar, k[1]])[0]) for k in told))
-            notes += [most.removeprefix(", ")] * bool(most)
             notes += ["where the validation split says the opposite"] * all(sign * on_validation(rows[k], rows[bar, k[1]]) < 0 for k in told)
-            out.append(", ".join([f"{task}: {' + '.join(f'*{METHODS[m].title}*{of_more(m)}' for m in names)}", *notes]))
+            out.append(", ".join([f"{task}: {' + '.join(f'*{METHODS[m].title}*{of_more(m)}{few[m]}' for m in names)}", *notes]))
     return f"{len(out)}" + f" ({'; '.join(out)})" * bool(out)
 
 

@@ -27,7 +27,7 @@ def is_imported(
     name: object,  # of a backbone
 ) -> bool:
     "Whether it names a class of one's own, as in \"nets:Mine\"."
-    return isinstance(name, str) and ":" in name and not name.startswith("timm:")
+    return isinstance(name, str) and ":" in name and not name.startswith(("timm:", "own:"))
 
 
 def _imports(module: ModuleType) -> list[ModuleType]:
