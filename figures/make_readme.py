@@ -56,6 +56,7 @@ TITLES = {
     "ideas-files": "Past the paper: what each weighs as a file",
     "ideas-first-layer": "Past the paper: how much noise the first layer lets in",
     "ideas-front": "Past the paper: accuracy against operations",
+    "ideas-goals": "Past the paper: what was to be reached",
     "ideas-groups": "Past the paper: accuracy by the details in an image",
     "ideas-later-seeds": "Past the paper: seeds that were added",
     "ideas-ms": "Past the paper: accuracy against measured speed-up, INT8 on top",

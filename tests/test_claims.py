@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -250,12 +251,12 @@ def test_verdicts(evidence, p, word):
 def test_what_it_would_take():
     rng = np.random.default_rng(0)
     one = line(1.0, gain=rng.choice([-1, 0, 1], (1, 300), p=[0.1, 0.79, 0.11]).astype(float))
-    assert re.fullmatch(r"about [\d,]+ test images would decide it of these networks with 80 % power, more seeds of others", to_say_it(one, 20))
-    assert "photographs would decide it of these networks with 80 % power" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
+    assert re.fullmatch(r"about [\d,]+ test images would decide it for these two networks with 80 % power; for others, one seed doesn't say how many it takes", to_say_it(one, 20))
+    assert "photographs would decide it for these two networks with 80 % power" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
     assert to_say_it(line(0.0, gain=np.zeros((1, 9))), 20) == "both rows have as many right"
     three = line(1.0, gain=0.01 + np.array([[-0.05], [0.0], [0.05]]) + np.zeros((3, 50)))
     assert "seeds on these images would decide it with 80 % power" in to_say_it(three, 1)
-    assert to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.05]]) + np.zeros((2, 50))), 1) == "it takes more seeds"
+    assert to_say_it(line(1.0, gain=0.01 + np.array([[-0.05], [0.05]]) + np.zeros((2, 50))), 1) == "it takes more seeds, and two don't say how many"
 
 
 @pytest.mark.parametrize("spread, n", [(5.0, 199), (2.0, 34), (1.25, 15), (1.0, 10)])
@@ -267,7 +268,7 @@ def test_as_many_runs_as_in_cohen_s_tables(spread, n):
 
 @pytest.mark.parametrize("values", [(1.0,), (0.0, 2.0), (1.0, 1.1)])
 def test_two_values_say_nothing_of_their_spread(values):
-    assert to_say_it(line(1.0, values=values), 1) == "more seeds are needed"
+    assert to_say_it(line(1.0, values=values), 1) == "at least three seeds are needed"
 
 
 ASKED = [Claim(Accuracy(6, "Ours", "VGG16-Net"), "WHY", "TRIED"), Claim(Accuracy(6, "VGG16-Net", "Ours"), "WHY", "TRIED")]
@@ -307,7 +308,7 @@ def test_where_more_images_do_not_tell_it_is_said():
     asked = [c for c in CLAIMS if isinstance(c.test, Accuracy) and c.test.variance == "0.01" and c.test.b == "VGG16-Net"]
     found = Verdicts(ROOT / "figures", draws=1000, claims=asked)
     assert found.words == [HOLDS] * len(asked) and asked and found.evidence[0].gain.shape[1] == 90
-    assert re.search(r"Elsewhere, on more test images, no significant difference: \S+ \[-\S+ \+\S+\] points, imagenette, 3,925", found.paragraphs())
+    assert re.search(r"In another place \(imagenette, 3,925 test images.*?\) no significant difference, on more test images: \S+ \[-\S+ \+\S+\] points\.", found.paragraphs())
 
 
 def test_the_strongest_training_goes_first(tmp_path):
@@ -435,5 +436,7 @@ def test_the_table_follows_from_the_records():
     assert found.counts in (ROOT / "figures/claims/claims.md").read_text()
     cells = json.loads((ROOT / "nbs/09_report.ipynb").read_text())["cells"]
     outputs = [o for c in cells if "verdicts." in "".join(c["source"]) for o in c.get("outputs", [])]
-    shown = ["".join(o["data"]["text/markdown"]) for o in outputs]
-    assert shown == [(ROOT / "figures/claims/claims.md").read_text(), found.paragraphs()]
+    front, table, below = ("".join(o["data"]["text/markdown"]) for o in outputs)
+    assert found.counts in front and table.startswith((ROOT / "figures/claims/claims.md").read_text()) and below == found.paragraphs()
+    links = re.findall(r"\]\(([^)]+)\)", table)
+    assert len(links) == sum(len(e.records) for e in found.evidence if e) and all((ROOT / "nbs" / unquote(path)).is_file() for path in links)

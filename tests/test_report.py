@@ -295,7 +295,7 @@ def test_tables_of_other_sizes_and_past_the_paper(tmp_path):
     shutil.copytree(ROOT / "figures/strong", folder / "strong")
     report = Report("strong", folder, draws=10)
     said = report.beyond()
-    heads = [f"### Rows past the paper: accuracy against operations: imagenette, vgg16_bn, {px} px" for px in (128, 64)]
+    heads = [f"### Rows past the paper: accuracy against operations (imagenette, vgg16_bn, {px} px)" for px in (128, 64)]
     assert 0 < said.index(heads[0]) < said.index(heads[1])
     assert "ideas-ms-128px-imagenette-vgg16_bn.png" in report.front() and "- past the paper, vgg16_bn: Taught, and against standard network" in report.front()
     assert f"`linear-in`: {METHODS['linear-in'].title}" in report.front()
