@@ -251,7 +251,8 @@ def test_verdicts(evidence, p, word):
 def test_what_it_would_take():
     rng = np.random.default_rng(0)
     one = line(1.0, gain=rng.choice([-1, 0, 1], (1, 300), p=[0.1, 0.79, 0.11]).astype(float))
-    assert re.fullmatch(r"about [\d,]+ test images would decide it for these two networks with 80 % power; for others, one seed doesn't say how many it takes", to_say_it(one, 20))
+    said = r"about [\d,]+ test images would decide it for these two networks with 80 % power; for others, one seed doesn't say how many it takes"
+    assert re.fullmatch(said, to_say_it(one, 20))
     assert "photographs would decide it for these two networks with 80 % power" in to_say_it(line(1.0, gain=one.gain[:, :16], drawn="photograph"), 20)
     assert to_say_it(line(0.0, gain=np.zeros((1, 9))), 20) == "both rows have as many right"
     three = line(1.0, gain=0.01 + np.array([[-0.05], [0.0], [0.05]]) + np.zeros((3, 50)))
@@ -308,7 +309,8 @@ def test_where_more_images_do_not_tell_it_is_said():
     asked = [c for c in CLAIMS if isinstance(c.test, Accuracy) and c.test.variance == "0.01" and c.test.b == "VGG16-Net"]
     found = Verdicts(ROOT / "figures", draws=1000, claims=asked)
     assert found.words == [HOLDS] * len(asked) and asked and found.evidence[0].gain.shape[1] == 90
-    assert re.search(r"In another place \(imagenette, 3,925 test images.*?\) no significant difference, on more test images: \S+ \[-\S+ \+\S+\] points\.", found.paragraphs())
+    said = r"In another place \(imagenette, 3,925 test images.*?\) no significant difference, on more test images: \S+ \[-\S+ \+\S+\] points\."
+    assert re.search(said, found.paragraphs())
 
 
 def test_the_strongest_training_goes_first(tmp_path):
