@@ -204,7 +204,7 @@ def start(
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-        set_matplotlib_formats("jpeg", pil_kwargs=dict(quality=50))
+        set_matplotlib_formats("jpeg", pil_kwargs=dict(quality=50, optimize=True))
     except ImportError:  # no notebook: nothing is shown
         pass
     if kind is None:
