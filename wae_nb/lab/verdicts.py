@@ -187,7 +187,8 @@ class Verdicts:
         "The table as `save` writes it, and each claim with links to its records."
         lines = []
         for c, e in zip(self.claims, self.evidence):
-            files = [quote(os.path.relpath(self.sources.root / f"{name}.json")) for name in (e.records if e else ())]
+            files = [self.sources.root / name for name in (e.records if e else ())]
+            files = [quote(os.path.relpath(f"{f}.json" if Path(f"{f}.json").exists() else f"{f}.csv")) for f in files]
             lines += [f"- {as_text(c.test.sentence)}: {' '.join(f'[{k}]({path})' for k, path in enumerate(files, 1))}"] * bool(files)
         below = "\n".join(['<details class="records"><summary>Records of each claim</summary>\n', *lines, "\n</details>\n"])
         return self.save().read_text(encoding="utf-8") + "\n" + below
