@@ -34,7 +34,7 @@ test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_export.py tests/test_face.py tests/test_front_page.py tests/test_quantise.py  # engines bring threads and OpenMPs of their own:
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile tests/test_tradeoff.py tests/test_cli.py  # not in a process that trains afterwards
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_takeaway.py
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 tests/test_timing.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal tests/test_timing.py
 
 # the paper's own recipe at full width and 224 px, a few updates of every stage: half an hour on two cores, below 20 GB
 test-paper: $(VENV)/installed
