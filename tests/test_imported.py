@@ -103,7 +103,7 @@ def test_a_file_that_is_changed_while_it_trains_loses_nothing(mine, tmp_path, mo
 
     def fit(*args, **kwargs):
         result = trained(*args, **kwargs)
-        file.write_text(CODE + "\n# another")
+        file.write_text(CODE + "\ndef half_written(")
         return result
 
     monkeypatch.setattr(runs, "fit", fit)

@@ -85,11 +85,11 @@ def imported(
     found = getattr(import_module(module), cls, None)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"backbone={name!r}: {module} has no class {cls} that is an nn.Module")
-    try:
-        now = _checksum(found)
-    except (TypeError, OSError):
-        raise ValueError(f"backbone={name!r} is in no file; write it in one, from which a run can make it again") from None
-    _READ.setdefault(found, now)
+    if found not in _READ:  # later the file may be anything
+        try:
+            _READ[found] = _checksum(found)
+        except (TypeError, OSError):
+            raise ValueError(f"backbone={name!r} is in no file; write it in one, from which a run can make it again") from None
     return found
 
 
@@ -99,7 +99,11 @@ def imported_network(
 ) -> nn.Module:  # image → scores or maps, as its class initialises it
     "The network. Raises a one-line `ValueError` for one that needs arguments, for code that was changed since it was imported, and what `imported` raises."
     made, device = imported(name), torch.empty(0).device
-    if _READ[made] != _checksum(made):
+    try:
+        changed = _READ[made] != _checksum(made)
+    except (OSError, SyntaxError):
+        changed = True
+    if changed:
         raise ValueError(f"backbone={name!r}: its code was changed after it was imported; start Python again, or put it back as it was")
     given = dict(num_classes=num_classes) if num_classes and "num_classes" in inspect.signature(made).parameters else {}
     try:
