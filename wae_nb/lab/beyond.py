@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Rows', 'WHOLE', 'BAR', 'SAME_SIZE', 'SAME_COST', 'Pruned', 'ways_of', 'tasks_of', 'title_of', 'paired', 'ideas_table',
-           'pruned_of', 'pruned_title', 'pruned_table', 'by_group', 'against_resized', 'on_validation', 'in_all',
-           'tasks_table', 'told', 'in_short']
+           'pruned_of', 'pruned_title', 'pruned_table', 'against_resized', 'on_validation', 'in_all', 'tasks_table',
+           'told', 'in_short']
 
 # %% ../../nbs/lib/lab/beyond.ipynb #16b8f3c9
 import itertools
@@ -149,16 +149,6 @@ def pruned_table(
         out[pruned_title(key)] = costs | less
     return pd.DataFrame(out).T.rename_axis("row")
 
-
-def by_group(
-    a: list[dict],  # records of one row
-    b: list[dict],  # of another
-    groups: np.ndarray,  # of each test image, in the split's order
-) -> pd.Series:  # group → mean difference in points
-    "Where one row is better than another: the difference by class, or by any other group of test images."
-    hits = [np.mean([np.equal(r["answers"], r["labels"]) for r in rs], 0) for rs in of_both(a, b)]
-    return pd.Series(100 * (hits[0] - hits[1])).groupby(np.asarray(groups)).mean()
-
 # %% ../../nbs/lib/lab/beyond.ipynb #ad5e00f0
 def against_resized(
     found: Rows,  # of `ways_of`
@@ -293,7 +283,8 @@ def in_short(
             title, times = title_of(("linear-2", way)), found[WHOLE][0]["macs"] / two[0]["macs"]
             out += [f"at {times:.1f} times fewer operations: {s}" for s in told(title, "full resolution", two, found[WHOLE])]
             out += told(title, title_of(("quarter", way)), two, quarter) if quarter else []
-    for k in against_resized(found, SAME_COST):
-        wide = SAME_COST[METHODS[k[0]].scale]
-        out += told(title_of(k), f"{METHODS[wide].title}, of as many operations and trained alike", found[k], found[wide, k[1]])
+    bars = [(k, (SAME_COST[METHODS[k[0]].scale], k[1]), "of as many operations and trained alike") for k in against_resized(found, SAME_COST)]
+    bars += [(k, ("half", "longer"), WAYS["longer"].title) for k in found if k[1] == "labels" and of_more(k[0]) and ("half", "longer") in found]
+    for k, bar, how in bars:
+        out += told(title_of(k), f"{METHODS[bar[0]].title}, {how}", found[k], found[bar])
     return out

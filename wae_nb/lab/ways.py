@@ -35,7 +35,7 @@ def _patient(r: Recipe, noise: float | None = None) -> Distill:
 
 WARM = ("warm", "patient", "finer-patient", "finer-noisy")  # from the teacher's weights
 TAUGHT = ("taught", *WARM, "finer-taught")
-MORE = {  # `plain` alone
+MORE = {  # of `plain`
     "longer": "trained longer",
     "finer": "trained longer in half the batch",
     "finest": "trained twice as long in half the batch",
@@ -78,7 +78,9 @@ def fits(
     method: str,  # as in `METHODS`
     way: str,  # as in `WAYS`
 ) -> bool:
-    "Whether a row is trained that way: `MORE` the standard network alone, in half the batch what has one stage, from the teacher's weights what is as wide."
+    "Whether a row is trained that way: longer, or in half the batch, what has one stage; from a teacher's weights what is as wide; else in `MORE`: `plain`."
+    if way == "longer":
+        return not METHODS[method].stages
     if way in MORE:
         return method == "plain"
     return not (way in WARM and METHODS[method].width != 1) and not (way.startswith("finer") and METHODS[method].stages)
