@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -16,7 +17,7 @@ from conftest import ROOT
 from PIL import Image
 
 from wae_nb.data import sets
-from wae_nb.data.batches import loader, stream_seed
+from wae_nb.data.batches import LoadingError, loader, loading, stream_seed
 from wae_nb.data.decode import read_image
 from wae_nb.data.folder import DataError, ImageFile, find_images
 from wae_nb.data.sets import fewer, load_data
@@ -451,6 +452,56 @@ def test_what_is_white_outlasts_a_cut(tmp_path, monkeypatch):
     assert load_data(folder, 32, tmp_path / "cache").white == {"integers": 4095} and not list((tmp_path / "cache").rglob("white.json"))
 
 
+def test_packing_goes_on_after_a_cut_that_spoilt_its_notes(tmp_path, monkeypatch):
+    """What is white and a line of the journal, written in part: looked for again, and the block is packed again."""
+    folder = deep_set(tmp_path / "set", [ramp(4095, np.uint16)] * 16)
+    monkeypatch.setattr("wae_nb.data.pack.BLOCK", 4)
+    whole, read, seen = load_data(folder, 32, tmp_path / "whole"), ImageFile.read, []
+
+    def cut_off(source):
+        if len(seen) == 4 + 16 + 6:  # in the third block; in the first all are looked through
+            raise KeyboardInterrupt
+        seen.append(source.name)
+        return read(source)
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(ImageFile, "read", cut_off)
+        load_data(folder, 32, tmp_path / "cache")
+    (levels,), (journal,) = ((tmp_path / "cache").rglob(name) for name in ("white.json", "journal.jsonl"))
+    levels.write_text("")
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 3
+    journal.write_text(f"{lines[0]}\n{lines[1]}\n[1, \n{lines[2]}\n")
+    again = load_data(folder, 32, tmp_path / "cache")
+    assert again.white == whole.white == {"integers": 4095} and again.checksum == whole.checksum and np.array_equal(again.images, whole.images)
+
+
+@pytest.mark.parametrize("shape, message", [((1, 8), "use 2 to 24 classes"), ((25, 8), "use 2 to 24 classes"), ((2, 2), "to spare for validation")])
+def test_demo_shapes_that_cannot_be(tmp_path, shape, message):
+    with pytest.raises(DataError, match=rf"^demo_shape=\({shape[0]}, {shape[1]}\): [^\n]*{message}"):
+        load_data(None, 32, tmp_path, demo_shape=shape)
+
+
+def test_no_image_is_left_for_the_test(tmp_path):
+    """The photographs' patches have parts of their own, by their number: of few none is the test's."""
+    with pytest.raises(DataError, match=r"^demo_shape=\(2, 6\): no class has an image to spare for the test"):
+        load_data(None, 32, tmp_path, demo="photos", demo_shape=(2, 6))
+
+
+def test_what_a_loading_process_says_is_told_in_one_line():
+    """The first line of its message, whatever follows; a message of none of its own as it is."""
+    told = "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File \"x.py\", line 1\n{1}"
+    for kind, said, expected in [
+        (RuntimeError, "RuntimeError: one: x\nand two", "one: x"),
+        (DataError, "wae_nb.data.folder.DataError: a.png is gone; fetch it", "a.png is gone; fetch it"),
+        (OSError, "KeyError: 3\n\nDuring handling:\n\nOSError: [Errno 5] no disk", "[Errno 5] no disk"),
+    ]:
+        with pytest.raises(kind, match=rf"\A{re.escape(expected)}\Z"), loading():
+            raise kind(told.format(kind.__name__, said))
+    with pytest.raises(LoadingError, match="ran out of shared memory"), loading():
+        raise RuntimeError(told.format("RuntimeError", "RuntimeError: unable to open shared memory object\nin read-write mode"))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_name_that_is_no_utf_8(people, tmp_path, capsys):
     """Packed as any other; named with its bytes escaped."""
@@ -469,3 +520,13 @@ def test_images_beside_the_classes_are_counted(people, tmp_path, capsys):
     find_images(people)
     said = capsys.readouterr().out
     assert "images beside the class folders: 3" in said and "links to folders in them: 1" in said and "links to what is not there: 1" in said
+
+
+def test_copies_that_the_test_has_nothing_of(tmp_path, capsys):
+    """A file that is trained on and in validation is another thing than one that is tested."""
+    folder = make_parts(tmp_path / "set", train=20, val=3, test=3)
+    for p in folder.rglob("*.png"):
+        Image.fromarray(np.random.default_rng(list(p.as_posix().encode())).integers(0, 256, (9, 9, 3), np.uint8)).save(p)
+    shutil.copy(folder / "train/ann/train3.png", folder / "val/ann/val1.png")
+    load_data(folder, 32, tmp_path / "cache")
+    assert "set: 1 images are in two parts, so validation has what is trained on or tested: val/ann/val1.png is" in capsys.readouterr().out

@@ -1,9 +1,11 @@
 """What a run will take: counts and sizes against those of real runs, the arithmetic against numbers written out. Times are printed, not asserted."""
 
+import itertools
 import signal
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +127,14 @@ def test_accumulated_parts_are_one_update(data):
     whole, parts = (measure_stage(spec, data, Engine("cpu", accumulation=n, progress=False), 16, steps=3) for n in (1, 4))
     print(f"an update in one part: {1000 * whole.update:.1f} ms, in four: {1000 * parts.update:.1f} ms")
     assert parts.update > 0 and parts.gradients == whole.gradients
+
+
+@pytest.mark.parametrize("batch, parts", [(16, 4), (32, 2), (32, 4), (64, 2)])
+def test_parts_where_images_are_left_over(data, monkeypatch, batch, parts):
+    """By a clock that ticks once a call, an update takes its parts' calls: of 56 images a batch of 32 leaves more than a part, one of 64 is not filled."""
+    assert len(data.indices("train")) == 56
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    assert measure_stage(replace(made(data), stage=2), data, Engine("cpu", accumulation=parts, progress=False), batch, steps=4).update == parts
 
 
 def test_a_signal_while_a_few_steps_are_measured(data, monkeypatch, capsys):

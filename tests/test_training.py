@@ -6,9 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,8 +23,9 @@ from wae_nb.method.losses import transform_loss
 from wae_nb.method.wae import WAE, Encoder
 from wae_nb.prune.pruners import STRUCTURES
 from wae_nb.train import noise, pruning, tasks
-from wae_nb.train.__main__ import made_of
+from wae_nb.train.__main__ import RECIPES, made_of, train
 from wae_nb.train.engine import Engine
+from wae_nb.train.launch import written
 from wae_nb.train.loop import fit
 from wae_nb.train.noise import evaluate_noise
 from wae_nb.train.recipes import Distill, StageRecipe, paper_recipe, short_recipe
@@ -276,6 +279,53 @@ def test_noise_that_was_tested_elsewhere_is_tested_again(data, tmp_path, monkeyp
     assert tested == [0.1] and list(second["test"]) == ["0.1", "0.2", "0.3"] and second["machine"]["threads"] == 99
     assert all(second["answers"][k] == v for k, v in first["answers"].items()) and second.keys() == first.keys()
     assert second == read_record(run.folder / f"{second['name']}.json")
+
+
+def test_noise_that_two_test_at_once(data, tmp_path, monkeypatch, capsys):
+    """Of two that meet on one run the second waits, and adds to what the first has found; a V that would be kept under another's name is refused."""
+    recipe = short_recipe("short", 100)
+    recipe = replace(recipe, classify=replace(recipe.classify, epochs=1, batch_size=16))
+    run = get_or_train(RunSpec("plain", "resnet18", data.checksum, recipe, image_size=32, width=0.125), data, Engine(**CPU), tmp_path)
+    test, others = noise.evaluate, []
+
+    def meanwhile(*args, **kw):
+        if not others:
+            others.append(threading.Thread(target=evaluate_noise, args=(run, data, [0.5], Engine(**CPU))))
+            others[0].start()
+            others[0].join(4)
+        return test(*args, **kw)
+
+    monkeypatch.setattr(noise, "evaluate", meanwhile)
+    mine = evaluate_noise(run, data, [0.3], Engine(**CPU))
+    others[0].join()
+    kept = read_record(run.folder / f"{mine['name']}.json")
+    assert list(mine["test"]) == ["0.3"] and list(kept["test"]) == ["0.3", "0.5"] and "waiting for it" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="^variances=0.1234561: its result is kept under its first six digits"):
+        evaluate_noise(run, data, [0.1234561], Engine(**CPU))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_run_comes_whole_to_other_processes(data, tmp_path, monkeypatch, recipe, stage):
+    """What is written down for them is what they read, of each recipe that has a name; stage 1 has no backbone."""
+    spec = RunSpec("wae", "resnet18", data.checksum, RECIPES[recipe]("resnet18", 100), image_size=32, stage=stage)
+    monkeypatch.setattr("wae_nb.train.__main__.get_or_train", lambda spec, *_: spec)
+    assert train(json.loads(json.dumps(written(spec, data, Engine(**CPU), tmp_path)))) == spec
+
+
+WHOLE = [(RunSpec, "seed"), (StageRecipe, "epochs"), (StageRecipe, "batch_size"), (StageRecipe, "images"), (Distill, "epochs")]
+
+
+@pytest.mark.parametrize("made, name", WHOLE, ids=lambda v: getattr(v, "__name__", v))
+def test_whole_numbers(made, name):
+    """Of any kind of number, the same run; a part of one, or none at all, is refused."""
+    needed = {RunSpec: dict(method="plain", backbone="vgg11", data="d", recipe=short_recipe("s", 100)), StageRecipe: dict(lr=1.0, batch_size=64, epochs=1)}
+    given = needed.get(made, {})
+    for value in (64, 64.0, np.int64(64)):
+        assert type(getattr(made(**given | {name: value}), name)) is int and made(**given | {name: value}) == made(**given | {name: 64})
+    for wrong in (1.5, True, "64", float("inf")):
+        with pytest.raises(ValueError, match=f"^{name}={wrong!r}: use a whole number"):
+            made(**given | {name: wrong})
 
 
 def test_kinds_and_rates():

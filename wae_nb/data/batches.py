@@ -148,8 +148,8 @@ def loading(
     except (RuntimeError, OSError, DataError) as e:
         said = str(e)
         if "in DataLoader worker process" in said:  # with its traceback, which ends in the message
-            last = said.strip().split("\n")[-1].partition(": ")[2]
-            e, said = type(e)(last), last
+            said = re.split(r"^[\w.]*(?:Error|Exception): ", said.strip(), flags=re.MULTILINE)[-1]
+            e = type(e)(said.partition("\n")[0])
         if re.search("shared memory|</torch_", said):
             shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
             room = f" (/dev/shm has {shm.total / 1e6:.0f} MB, {shm.free / 1e6:.0f} MB of them free)" if shm else ""

@@ -97,9 +97,9 @@ class WhiteLevels:
     def __init__(
         self,
         sources: Sequence[ImageFile],  # the whole data set
-        found: dict[str, float] | None = None,  # what was found before
     ):
-        self.sources, self.found, self.lock = sources, found, threading.Lock()
+        self.sources, self.lock = sources, threading.Lock()
+        self.found: dict[str, float] | DataError | None = None  # kind → white
 
     def __call__(
         self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'TEST_FRACTION', 'VAL_FRACTION', 'VAL_MOST', 'MAX_DAMAGED', 'BLOCK', 'PACK_FORMAT', 'CHECK_BELOW', 'Dataset',
-           'make_split', 'finish_pack', 'open_pack', 'made_once', 'sources_key', 'check_room', 'pack']
+           'make_split', 'finish_pack', 'open_pack', 'made_once', 'sources_key', 'pack']
 
 # %% ../../nbs/lib/data/pack.ipynb #b466be90
 import errno
@@ -16,6 +16,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import WhiteLevels, read_image
-from .files import cannot_write, lock
+from .files import cannot_write, check_room, lock, write_json
 from .folder import DataError, ImageFile, check_classes, printable
 from .progress import progress_bar
 
@@ -159,7 +160,9 @@ def open_pack(
     if data.sums and (check or check is None and data.images.nbytes < CHECK_BELOW):
         _check_sums(data, again, quiet=check is None)
     if check is not False and (copies := data.copies()):
-        print(f"{data.name}: {len(copies)} images are in two parts, so what is trained on is tested: {_listed(copies)}")
+        tested = any({0, 2} <= {int(data.split[i]) for i in group} for group in data.same)
+        so = "what is trained on is tested" if tested else "validation has what is trained on or tested"
+        print(f"{data.name}: {len(copies)} images are in two parts, so {so}: {_listed(copies)}")
     return data
 
 
@@ -219,17 +222,6 @@ def _read(source: ImageFile, size: int, white: WhiteLevels) -> tuple[str | None,
         return None, None
 
 
-def check_room(
-    folder: Path,  # that exists
-    needed: int,  # bytes
-    what: str,  # to be packed
-) -> None:
-    "Raise `OSError` where the disk has less room than a packing needs."
-    if (free := shutil.disk_usage(folder).free) < needed:
-        needs, has = (f"{n / 1e9:.1f} GB" if needed >= 1e9 else f"{n / 1e6:.1f} MB" for n in (needed, free))
-        raise OSError(errno.ENOSPC, f"packing {what} needs {needs} in {str(folder.parent)!r}, where {has} are free; make room, or name another folder")
-
-
 def pack(
     folder: Path,  # that becomes the pack; its parts are kept in <folder>.part until it is whole
     name: str,  # of the data set
@@ -254,12 +246,16 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
         levels.unlink(missing_ok=True)
         (part / "images.npy").unlink(missing_ok=True)
         np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, (n, size, size, 3))
-    journal.write_text("".join(f"{line}\n" for line in lines))
+    blocks, white = [], WhiteLevels(sources)
+    with suppress(ValueError):  # up to a line that was not written whole
+        for line in lines[1:]:
+            blocks.append(json.loads(line))
+    with suppress(OSError, ValueError):  # none yet, or not whole: they are looked for again
+        white.found = json.loads(levels.read_text())
+    journal.write_text("".join(f"{line}\n" for line in lines[: 1 + len(blocks)]))
     header = (part / "images.npy").stat().st_size - n * row
-    blocks = [json.loads(line) for line in lines[1:]]
     digests = [d for _, each in blocks for d in each]
     damaged = [s.name for s, d in zip(sources, digests) if d is None]
-    white = WhiteLevels(sources, json.loads(levels.read_text()) if levels.exists() else None)
     with ThreadPoolExecutor(workers) as pool, open(part / "images.npy", "r+b") as images, open(journal, "a") as noted:
         bar = progress_bar(total=n, initial=len(digests), desc=f"packing {name}")
         for start in range(len(digests), n, BLOCK):
@@ -275,7 +271,7 @@ def _pack(part: Path, name: str, sources: Sequence[ImageFile], size: int, worker
                 seen = f"{len(damaged)} of {len(digests)} images are damaged ({_listed(damaged)})"
                 raise DataError(f"{name}: {seen}, over 1 % of all {n}; replace or remove them")
             if isinstance(white.found, dict):
-                levels.write_text(json.dumps(white.found))
+                write_json(levels, white.found)
             images.seek(header + start * row)
             images.write(block)
             images.flush()

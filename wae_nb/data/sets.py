@@ -111,9 +111,11 @@ def load_data(
     if not data_root:
         if demo not in EMBEDDED:
             raise DataError(f"demo={demo!r} is unknown; use one of {', '.join(EMBEDDED)}")
-        shape = demo_shape or EMBEDDED[demo].shape
+        shape, most = demo_shape or EMBEDDED[demo].shape, EMBEDDED[demo].shape[0]
+        if not (2 <= shape[0] <= most and shape[1] >= 1):
+            raise DataError(f"demo_shape={shape!r}: use 2 to {most} classes, and some pictures of each")
         name = f"demo-{demo}-{EMBEDDED[demo].version}-{shape[0]}x{shape[1]}-{size}-v{PACK_FORMAT}"
-        return made_once(cache / name, lambda part: _pack_demo(demo, shape, size, part))
+        return _with_all_parts(made_once(cache / name, lambda part: _pack_demo(demo, shape, size, part)), f"demo_shape={shape!r}")
     root = Path(data_root).expanduser().resolve()
     if (root / "meta.json").is_file() and (root / "images.npy").is_file():
         data = open_pack(root)
@@ -124,6 +126,11 @@ def load_data(
         found = find_images(root)
         name = f"{root.name}-own" if is_embedded(root.name) else root.name  # whose pictures are not pieces of one
         data = pack(cache / f"{name}-{size}-{sources_key(found, size)}", name, found, size)
-    if not len(data.indices("val")):
-        raise DataError(f"data_root={str(root)!r}: no class has an image to spare for validation; give at least one class three or more")
+    return _with_all_parts(data, f"data_root={str(root)!r}")
+
+
+def _with_all_parts(data: Dataset, given: str) -> Dataset:
+    for part, what in (("val", "validation"), ("test", "the test")):
+        if not len(data.indices(part)):
+            raise DataError(f"{given}: no class has an image to spare for {what}; give at least one class three or more")
     return data

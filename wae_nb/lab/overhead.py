@@ -64,7 +64,7 @@ def epoch_parts(
     stage = replace(spec.stage_recipe(), epochs=epochs, lr=1e-9)
     parts = [(task, "forward", "forward"), (Accelerator, "backward", "backward"), (AcceleratedOptimizer, "step", "step")]
     parts += [(Accelerator, "clip_grad_norm_", "step"), (task, "eval_metrics", "evaluation")]
-    calls, seen = len(loader(data, "train", stage.batch_size // engine.accumulation, images=stage.images)), Counter()
+    calls, seen = len(loader(data, "train", stage.batch_size, images=stage.images, parts=engine.accumulation)), Counter()
 
     def mark(*_):
         if seen["calls"] % calls == 0:  # an epoch begins

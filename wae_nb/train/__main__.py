@@ -109,7 +109,7 @@ def train(
     data = load_data(places["data_root"], rest["image_size"], runs_dir / "data", places["demo"])
     recipe = rest["recipe"] if isinstance(rest["recipe"], dict) else {"name": rest["recipe"]}
     if recipe.get("name") in RECIPES:
-        backbone = rest.setdefault("backbone", "vgg16")
+        backbone = rest.setdefault("backbone", "vgg16") or "vgg16"  # stage 1, as a program writes it, has none
         recipe = merged(_plain(RECIPES[recipe["name"]](backbone, len(data.indices("train")))), recipe)
     elif len(recipe) < 2:
         raise ValueError(f"recipe={recipe.get('name')!r} is unknown; use one of {', '.join(RECIPES)}, or all fields of one")

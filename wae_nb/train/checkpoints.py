@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUMS', 'KEPT', 'CheckpointError', 'clear_training', 'file_digest', 'save_weights', 'write_metrics', 'seal', 'damage',
-           'last_whole', 'checkpoints', 'checkpoint_path', 'write_in_all', 'from_first', 'save_checkpoint']
+           'last_whole', 'checkpoints', 'checkpoint_path', 'write_in_all', 'from_first', 'one_job', 'save_checkpoint']
 
 # %% ../../nbs/lib/train/checkpoints.ipynb #7f6870dd
 import contextlib
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import nn, Tensor
 
@@ -163,6 +164,35 @@ def from_first(
     if out[1] is not None:
         raise out[1] from None
     return out[0]
+
+
+@contextlib.contextmanager
+def one_job(
+    path: Path,  # of the lock file
+    waiting: str,  # printed while another job holds it
+    acc: Accelerator,  # of this job's processes
+):
+    "Held by one job at a time, all its processes together; another waits, and none of its processes in a collective of hours. A dead process holds nothing."
+    held, said = FileLock(path), False
+
+    def attempt() -> bool:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire(timeout=2)
+        except Timeout:
+            return False
+        except OSError as e:
+            raise cannot_write(path, e) from None
+        return True
+
+    while not from_first(acc, attempt):
+        if acc.is_main_process and not said:
+            print(waiting)
+        said = True
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def save_checkpoint(

@@ -12,6 +12,7 @@ from datetime import datetime, UTC
 from ..data.files import write_json
 from ..data.pack import Dataset
 from ..measure.machine import resolve_device
+from .checkpoints import one_job
 from .engine import Engine
 from .evaluation import evaluate
 from .records import commit, digest, machine, precision_of, read_record
@@ -33,14 +34,23 @@ def testing_engine(
 def evaluate_noise(
     run: Run,  # with a classifier
     data: Dataset,  # that it was trained on
-    variances: list[float],  # V, each ≥ 0, of pixels in [0, 1]
+    variances: list[float],  # V, each ≥ 0 and of six digits at most, of pixels in [0, 1]
     engine: Engine | None = None,  # where; by default on a GPU if there is one
 ) -> dict:  # a record: for each V tested so far, as text, the metrics under "test" and the answers under "answers"
-    "Test a run on noisy images (the paper's Table 7), going on where it was cut off. Raises `ValueError` for other data, V below 0 or stage 1, `RecordError`."
+    "Test a run on noisy images (the paper's Table 7), going on where it was cut off. Raises `ValueError` for other data, such V or stage 1, `RecordError`."
     if run.spec.stage == STAGE_1:
         raise ValueError(f"{run.spec.name} has no classifier; test a run of another stage")
     check_data(run.spec, data)
+    for v in variances:
+        if float(f"{v:g}") != v:
+            raise ValueError(f"variances={v!r}: its result is kept under its first six digits; give no more")
     engine = engine or testing_engine(run)
+    waiting = f"{run.spec.name} is being tested with noise by another process; waiting for it"
+    with one_job(run.folder.parent / "locks" / f"{run.spec.name}-noise.lock", waiting, engine.accelerator):  # each adds to one record
+        return _tested(run, data, variances, engine)
+
+
+def _tested(run: Run, data: Dataset, variances: list[float], engine: Engine) -> dict:
     name = f"{run.record['name']}-noise"
     path = run.folder / f"{name}.json"
     same = dict(of=run.record["digest"], machine=machine(engine.accelerator))  # the weights that were tested, and where

@@ -117,7 +117,8 @@ def measure_stage(
     engine = replace(engine, accumulation=math.gcd(batch_size, engine.accumulation), progress=False)
     task = fresh_task(spec, len(data.classes))
     stage = replace(spec.stage_recipe(), lr=1e-9, batch_size=batch_size, epochs=2, images=None)
-    calls = len(loader(some, "train", batch_size // engine.accumulation))  # of the loss in an epoch
+    batches = loader(some, "train", batch_size, parts=engine.accumulation)
+    calls, parts = len(batches), len(batches.sampler.cuts)  # of the loss, in an epoch and in an update
     with tempfile.TemporaryDirectory() as made:
         folder, device = Path(made), engine.accelerator.device
 
@@ -141,7 +142,7 @@ def measure_stage(
             one = (seen[-1] - seen[calls]) / (calls - 1)
         trained = [p for p in task.parameters() if p.requires_grad]
         return Measured(
-            update=one * engine.accumulation,
+            update=one * parts,
             evaluation=evaluation / len(some.indices("val")),
             answers=answers / len(some.indices("train")),
             fixed=max(between - one, 0.0),

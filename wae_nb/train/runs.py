@@ -10,7 +10,6 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, UTC
 from functools import cached_property
@@ -18,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import load
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from ..data.batches import crop
-from ..data.files import cannot_write, write_json
+from ..data.files import write_json
 from ..data.pack import Dataset
 from ..measure.cost import macs
 from ..method.classifier import IMAGENET_MEAN, METHODS, build
@@ -34,7 +32,7 @@ from ..method.weights import kept_weights, take_weight
 from ..prune.pruners import STRUCTURES, check_prunable
 from ..prune.structures import thinet
 from ..prune.surgery import fit_shapes, layer_widths
-from .checkpoints import clear_training, file_digest, from_first, save_weights, write_metrics
+from .checkpoints import clear_training, file_digest, from_first, one_job, save_weights, write_metrics
 from .engine import Engine
 from .evaluation import evaluate
 from .loop import fit
@@ -205,7 +203,7 @@ def get_or_train(
     for needed in filter(None, (spec.teacher, spec.parent)):
         get_or_train(needed, data, engine, runs_dir)
     waiting = f"{spec.name} is being trained by another process; waiting for it"
-    with _one_job(runs_dir / "locks" / f"{spec.name}.lock", waiting, engine.accelerator):
+    with one_job(runs_dir / "locks" / f"{spec.name}.lock", waiting, engine.accelerator):
         return from_first(engine.accelerator, lambda: finished_run(spec, runs_dir)) or _train(spec, data, engine, runs_dir)
 
 
@@ -214,31 +212,6 @@ def _cleared(spec: RunSpec, runs_dir: Path) -> Run | None:
     if found := finished_run(spec, runs_dir):
         clear_training(found.folder)
     return found
-
-
-@contextmanager
-def _one_job(path: Path, waiting: str, acc):
-    "Held by one job at a time, all its processes together; another waits, and none of its processes in a collective of hours. A dead process holds nothing."
-    held, said = FileLock(path), False
-
-    def attempt() -> bool:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            held.acquire(timeout=2)
-        except Timeout:
-            return False
-        except OSError as e:
-            raise cannot_write(path, e) from None
-        return True
-
-    while not from_first(acc, attempt):
-        if acc.is_main_process and not said:
-            print(waiting)
-        said = True
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _train(spec: RunSpec, data: Dataset, engine: Engine, runs_dir: Path) -> Run:

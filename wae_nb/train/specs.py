@@ -17,7 +17,7 @@ from ..method.imported import code_of, is_imported
 from ..method.classifier import METHODS, check_head, check_image_size, check_method
 from ..prune.pruners import PRUNERS, STRUCTURES, check_rule
 from ..prune.surgery import check_keep
-from .recipes import as_floats, Recipe, StageRecipe
+from .recipes import as_numbers, Recipe, StageRecipe
 
 # %% ../../nbs/lib/train/specs.ipynb #040881da
 FORMAT = 1  # of the runs; a change in what a spec means makes it a new one
@@ -70,7 +70,7 @@ class RunSpec:
             check_method(self.method)
         check_image_size(self.image_size)
         check_keep(self.keep)
-        as_floats(self)  # 1 and 1.0 are the same run
+        as_numbers(self)  # 1 and 1.0 are the same run
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed!r}: use a whole number from 0 to 2⁶³ − 1")
         if not self.width > 0:
