@@ -116,3 +116,24 @@ def test_what_has_no_operations_or_no_details_is_said():
     image = torch.rand(2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"\Ahigh=None: [^\n]+\Z"):
         transform_loss(image, image, Decomposition(image, None))
+
+
+class Attentive(nn.Module):
+    """A convolution and self-attention over its positions; what looks at a value cannot be counted without numbers."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.conv, self.attention, self.looks = nn.Conv2d(3, 32, 16, 16), nn.MultiheadAttention(32, 4, batch_first=True), looks
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        return self.attention(x, x, x, need_weights=False)[0] * (bool(x.sum() > -1e9) if self.looks else 1)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("size", [32, 80, 224])
+def test_attention_is_counted_alike_everywhere(size, looks):
+    """By hand: the convolution, four linear layers of 32 to 32, and two products of all positions with all."""
+    fast, n = torch.backends.mha.get_fastpath_enabled(), (size // 16) ** 2
+    assert macs(Attentive(looks), size) == n * (3 * 16**2 * 32 + 4 * 32**2) + 2 * n**2 * 32
+    assert torch.backends.mha.get_fastpath_enabled() == fast

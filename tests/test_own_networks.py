@@ -6,6 +6,7 @@ import hashlib
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 from wae_nb.method.classifier import build
@@ -44,6 +45,32 @@ def test_what_is_done_in_place_is_done(how):
     """Whatever it returns, and nobody reads, the maps are rectified between the layers."""
     net, x = TwoLayers(act=ACT) if how == "a module" else TwoLayers(how=IN_PLACE[how]), torch.randn(2, 3, 64, 48)
     torch.testing.assert_close(cut(net).eval()(x), net.c2(net.c1(x).relu()).relu())
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg11_bn", "mobilenet_v3_small"])
+def test_what_a_classifier_does_in_place_is_its_own(name):
+    """Of torchvision's networks, whose heads do: the part with maps is its `features`, and no weight more."""
+    net, x = getattr(torchvision.models, name)(num_classes=5).eval(), torch.rand(2, 3, 224, 224)
+    part = cut(net).eval()
+    assert sum(p.numel() for p in part.parameters()) == sum(p.numel() for p in net.features.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(part(x), net.features(x))
+
+
+class RectifiedBehind(TwoLayers):
+    def forward(self, x):
+        maps = self.c2(self.c1(x).relu())
+        F.relu_(maps)
+        hidden = F.adaptive_avg_pool2d(maps, 2).mean((2, 3))
+        F.relu_(hidden)
+        return self.fc(hidden)
+
+
+def test_maps_that_are_changed_before_they_are_read():
+    net, x = RectifiedBehind(), torch.randn(2, 3, 64, 48)
+    part = cut(net).eval()
+    torch.testing.assert_close(part(x), net.c2(net.c1(x).relu()).relu())
+    assert list(dict(part.named_children())) == ["c1", "c2"] and [n.name for n in part.graph.nodes if n.op != "placeholder"][-2:] == ["relu_", "output"]
 
 
 class Alias(TwoLayers):

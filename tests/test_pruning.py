@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from test_timing import difference, trained_like
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck, resnet18
 from torchvision.models.vgg import make_layers
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from wae_nb.convert.folding import fold
 from wae_nb.data.batches import crop
@@ -1000,3 +1001,19 @@ def test_every_recorded_run_keeps_its_name(root):
             key = hashlib.sha256(json.dumps(d, sort_keys=True).encode()).hexdigest()[:10]
             assert spec.name == record["name"] and spec.name.endswith(key)
         assert usual[record["name"]] != changed(d), f"{record['name']}: the profile's own recipe, and not found by it, or another one, and found"
+
+
+OTHER_NORMS = {  # what a convolution feeds then, in the words of the refusal; FrozenBatchNorm2d's own steps are seen
+    r"\w+ \(GroupNorm\)": lambda n: nn.GroupNorm(8, n),
+    "mul": FrozenBatchNorm2d,
+    r"\w+ \(InstanceNorm2d\)": lambda n: nn.InstanceNorm2d(n, affine=True),
+}
+
+
+@pytest.mark.parametrize("norm", OTHER_NORMS)
+def test_blocks_with_another_norm_are_refused(norm):
+    """ResNet's own, whose norm's channels would stay when its convolution's go: in a line, before anything is changed."""
+    net = resnet18(norm_layer=OTHER_NORMS[norm])
+    model = DecomposedClassifier(Identity(), nn.Sequential(*list(net.children())[:-2]), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 5)))
+    with pytest.raises(ValueError, match=rf"\A[^\n]*has no layer that can be pruned: [^\n]* feeds [\w.]*{norm}[^\n]*\Z"):
+        prunable_layers(model)

@@ -1,5 +1,6 @@
 """A classifier saved, and loaded in another process; what a folder may hold, and what is refused."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -109,6 +110,33 @@ def test_one_s_own(tmp_path):
         load(folder)
     with pytest.raises(ValueError, match="^[^\n]*model.safetensors does not fit[^\n]*$"):
         load(folder, backbone=nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)))
+
+
+def test_a_save_leaves_what_is_frozen(net, tmp_path):
+    """Some layers in training, some not: as they were."""
+    other = copy.deepcopy(net).train()
+    other.low_net.eval()
+    modes = [m.training for m in other.modules()]
+    other.save(tmp_path / "net")
+    assert [m.training for m in other.modules()] == modes and len(set(modes)) == 2
+
+
+class Twice(nn.Module):
+    """One layer by two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.c = self.b
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+def test_a_layer_by_two_names_is_saved(tmp_path):
+    net = build("half", Twice(), 3, 64).eval()
+    tensors = load_file(net.save(tmp_path / "net") / TENSORS)
+    assert {k: v.tolist() for k, v in tensors.items()} == {k: v.tolist() for k, v in net.state_dict().items()} and "low_net.c.weight" in tensors
 
 
 def test_a_network_that_changed_since_is_refused(saved):

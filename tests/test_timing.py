@@ -5,7 +5,7 @@ import doctest
 import importlib.util
 import sys
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 
 import pytest
@@ -21,6 +21,8 @@ from wae_nb.lab.timing import available_engines, row_model, timed_rows
 from wae_nb.measure import latency
 from wae_nb.measure.cost import macs, roofline
 from wae_nb.measure.latency import time_pairs
+from wae_nb.measure.machine import check_precision, machine_rates
+from wae_nb.measure.memory import peak_memory, with_peak
 from wae_nb.method.classifier import METHODS, DecomposedClassifier, build
 from wae_nb.method.decomposers import Identity
 from wae_nb.method.wae import Encoder
@@ -426,6 +428,58 @@ def test_residual_that_is_changed_in_place(engine, method, change):
     call = fold(model) if engine is None else prepare(model, engine, image_size=64)
     with torch.no_grad():
         assert difference([model(x).s], [call(x).s]) < 1e-4
+
+
+def test_every_model_is_compiled(monkeypatch):
+    """However many there are, and at however many sizes of a batch: eight graphs of one forward are all that PyTorch makes by itself."""
+    can_run("compile")
+    real, graphs = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda net, dynamic, options: real(net, dynamic=dynamic, backend=lambda made, _: graphs.append(1) or made))
+    nets = [with_net(nn.Conv2d(3, 8, 3, k + 1)).eval() for k in range(4)]
+    fast = [prepare(net, "compile", image_size=64, max_batch=16) for net in nets]
+    for n in (1, 3, 4):
+        x = torch.rand(n, 3, 64, 64)
+        for net, call in zip(nets, fast, strict=True):
+            before = len(graphs)
+            with torch.no_grad():
+                assert difference([net(x).s], [call(x).s]) < 1e-5 and len(graphs) == before + 1
+                call(x)
+            assert len(graphs) == before + 1  # found again
+
+
+class OnePool(nn.Module):
+    """One pool for all blocks, as people write it; on the smallest images its last call has a single position."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs, self.pool = nn.ModuleList(nn.Conv2d(c, 8, 3, 1, 1) for c in (3, 8, 8, 8, 8)), nn.MaxPool2d(2, ceil_mode=True)
+
+    def forward(self, x):
+        for conv in self.convs:
+            x = self.pool(conv(x).relu())
+        return x
+
+
+@pytest.mark.parametrize("engine", [e for e in ON_CPU if e not in ("compile", "eager")])
+def test_one_pool_that_is_called_on_a_single_position(engine):
+    """It stays, for it has work to do on the larger maps. (ncnn, which gets the single position wrong, may refuse.)"""
+    can_run(engine)
+    torch.manual_seed(0)
+    net, x = with_net(OnePool()), torch.rand(3, 3, 16, 16)
+    with suppress(ValueError) if engine == "ncnn" else nullcontext(), torch.no_grad():
+        assert difference([net(x).s], [prepare(net, engine, image_size=16)(x).s]) < 1e-4
+
+
+@pytest.mark.parametrize("wrong", ["gpu", "cuda:1", torch.device("meta")])
+def test_times_of_a_device_that_is_none(wrong):
+    """What is not a CPU is not timed as one: a GPU's calls return before they are done. A tensor's own device will do."""
+    turns, whole, most = partial(latency.time_turns, [int]), partial(peak_memory, lambda: int), partial(with_peak, int)
+    for measured in (turns, whole, most, machine_rates, partial(check_precision, "bf16")):
+        with pytest.raises(ValueError, match=f"device='{wrong}' is unknown; use 'auto', 'cpu' or 'cuda'"):
+            measured(device=wrong)
+    assert latency.time_turns([int], seconds=0, device=torch.rand(1).device).shape == (5, 1)
+    with pytest.raises(ValueError, match="^warmup=0: use at least 1"):
+        latency.time_turns([int], warmup=0)
 
 
 class Branching(nn.Module):

@@ -41,12 +41,23 @@ class Outputs(nn.Module):
         return tuple(scores) if scores.s_c is not None else scores[:1]
 
 
+class _UnlessSingle(nn.Module):
+    "A pool, which may be called on maps of several sizes, and passes on what is a single position."
+
+    def __init__(self, pool: nn.Module):
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if tuple(x.shape[2:]) == (1, 1) else self.pool(x)
+
+
 def written_down(
     model: DecomposedClassifier,  # trained; not changed
     image: Tensor,  # (B, 3, H, W), of the size that is to come
 ) -> Outputs:
     "A classifier folded, to be converted. Raises `ValueError` for one whose path depends on its input, `TypeError` for other models."
-    folded, idle, single = fold(model), [], (1, 1)
+    folded, calls, single = fold(model), {}, (1, 1)
     try:
         for net in (folded.low_net, folded.high_net):
             net is None or LayerTracer().trace(net)
@@ -54,11 +65,11 @@ def written_down(
         raise ValueError("the model's path depends on its input, so it cannot be converted; use the engine 'eager' or 'compile'") from e
     for name, m in folded.named_modules():
         if isinstance(m, nn.MaxPool2d):  # of a single position, in small images, which some engines get wrong
-            m.register_forward_hook(lambda m, x, y, name=name: idle.append(name) if x[0].shape[2:] == y.shape[2:] == single else None)
+            m.register_forward_hook(lambda m, x, y, name=name: calls.setdefault(name, []).append(x[0].shape[2:] == y.shape[2:] == single))
     with torch.no_grad():
         folded(image)
-    for name in set(idle):
-        folded.set_submodule(name, nn.Identity())
+    for name in (name for name, idle in calls.items() if any(idle)):
+        folded.set_submodule(name, _UnlessSingle(folded.get_submodule(name)))
     for m in folded.modules():
         m._forward_hooks.clear()
     return Outputs(folded).eval()

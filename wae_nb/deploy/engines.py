@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +77,17 @@ def _graph(model: DecomposedClassifier, image: Tensor, how: How) -> Forward:
 def _compile(model: DecomposedClassifier, image: Tensor, how: How) -> Forward:
     net, form = _in_torch(Outputs(fold(model)), how)
     options = {"freezing": True} | ({"triton.cudagraphs": True} if image.is_cuda else {})
-    compiled = torch.compile(net, dynamic=False, options=options)
-    return lambda x: [y.clone() for y in compiled(x.to(**form))]  # a recorded graph writes into the same memory again
+    compiled, seen = torch.compile(net, dynamic=False, options=options), set()
+
+    def run(x):
+        # all models have one forward, and after eight graphs of it PyTorch would go on without compiling, unsaid
+        many = dict(recompile_limit=2**20, accumulated_recompile_limit=2**20, fail_on_recompile_limit_hit=True)
+        with nullcontext() if x.shape in seen else torch._dynamo.config.patch(**many):
+            scores = compiled(x.to(**form))
+        seen.add(x.shape)
+        return [y.clone() for y in scores]  # a recorded graph writes into the same memory again
+
+    return run
 
 
 def _cannot_compile(device: str) -> str | None:
@@ -197,7 +206,7 @@ def prepare(
         raise ValueError(f"goal={goal!r} is unknown; use 'latency' or 'throughput'")
     if not isinstance(max_batch, int) or max_batch < 1:
         raise ValueError(f"max_batch={max_batch!r}: use a whole number of at least 1")
-    device, size = model.mean.device, image_size or model.image_size or 224
+    device, size = model.mean.device, (model.image_size or 224) if image_size is None else image_size
     engine = engine or usual_engine(device.type, precision)
     check_engine(engine, device.type, precision)
     if precision == "int8":

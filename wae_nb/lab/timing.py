@@ -144,8 +144,6 @@ def prepared(
     "A model as it is run. Raises what `deploy.prepare` raises."
     if setting.precision == "int8" and calibration is None:
         calibration = images(2, image_size, setting)
-    if setting.engine == "compile":
-        torch.compiler.reset()  # or it would give up after so many models
     with settings(setting.precision, setting.threads):
         return prepare(model, setting.engine, setting.precision, image_size, max_batch, calibration=calibration)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../../nbs/lib/measure/cost.ipynb #4ac24db2
@@ -38,7 +39,7 @@ def macs(
     image_size: int | tuple[int, int] = 224,  # pixels, or (H, W)
     channels: int = 3,  # of the input
 ) -> int:  # for one image
-    """Multiply-accumulates of one forward pass: convolutions and linear layers, without biases.
+    """Multiply-accumulates of one forward pass: convolutions, linear layers and other matrix products, such as attention's, without biases.
 
     Example:
 
@@ -53,8 +54,13 @@ def macs(
         raise ValueError(f"model is a {type(model).__name__}: the operations of a `torch.nn.Module` are counted, before `prepare` gives it to an engine")
 
     def count(net, x):
-        with FlopCounterMode(display=False) as counter:
-            net(x)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # attention in one step is not counted on every device
+        try:
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                net(x)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
         return counter.get_total_flops()
 
     flops = _run_for(count, model, (1, channels, h, w))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .machine import resolve_device
+
 # %% ../../nbs/lib/measure/latency.ipynb #d1e19092
 @dataclass(frozen=True)
 class Pairs:
@@ -54,9 +56,12 @@ def time_turns(
     warmup: int = 2,  # calls of each before the first round
     device: str = "cpu",  # "cuda": wait for the GPU before and after each call
 ) -> np.ndarray:  # (rounds, calls), seconds
-    "Time calls in turns, A B C A B C. Raises `ValueError` if min_pairs is not within 1 and max_pairs."
+    "Time calls in turns, A B C A B C. Raises `ValueError` if min_pairs is not within 1 and max_pairs, for a warmup below 1, for no such device."
     if not 1 <= min_pairs <= max_pairs:
         raise ValueError(f"min_pairs={min_pairs!r}: use a number from 1 to max_pairs={max_pairs}")
+    if warmup < 1:
+        raise ValueError(f"warmup={warmup!r}: use at least 1, which tells how long a call takes")
+    device = resolve_device(device)
 
     def take(call, n, fresh=False):
         if fresh:

@@ -64,9 +64,10 @@ def check_installed(
 
 
 def resolve_device(
-    device: str,  # "auto" (a GPU if there is one), "cpu" or "cuda"
+    device: str | torch.device,  # "auto" (a GPU if there is one), "cpu" or "cuda"; a tensor's own, where it is one of them
 ) -> str:  # "cpu" or "cuda"
     "The device that is meant. Raises a one-line `ValueError` for one that is not there."
+    device = str(device).removesuffix(":0")
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device={device!r} is unknown; use 'auto', 'cpu' or 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():
@@ -81,6 +82,7 @@ def check_precision(
     "Raise a one-line `ValueError` for a precision that the device has no instructions for, `ImportError` where what quantises is not installed."
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    device = resolve_device(device)
     if precision == "tf32" and (device != "cuda" or torch.cuda.get_device_capability() < (8, 0)):
         raise ValueError("precision='tf32' needs an Nvidia GPU of the Ampere generation or later; use 'fp32'")
     if precision == "bf16" and not has_bf16(device):
@@ -162,6 +164,8 @@ def machine_rates(
     seconds: float = 1.0,  # to spend on each
 ) -> tuple[float, float]:  # MACs a second of a convolution that suits the machine; bytes a second of a long read
     "The two rates of `roofline`, measured: the best of several tries."
+
+    device = resolve_device(device)
 
     def best(call):
         wait = torch.cuda.synchronize if device == "cuda" else lambda: None

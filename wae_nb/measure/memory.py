@@ -14,12 +14,15 @@ from pathlib import Path
 
 import torch
 
+from .machine import resolve_device
+
 # %% ../../nbs/lib/measure/memory.ipynb #41ee86fb
 def peak_memory(
     make: Callable[[], Callable[[], object]],  # builds the model and returns the call that does one batch; what it needs must be made inside
     device: str = "cpu",  # "cpu" or "cuda"
 ) -> int | None:  # bytes; None where the system does not tell (a CPU without Linux)
     "The memory of a model at work, weights included, that was not in use before."
+    device = resolve_device(device)
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -70,6 +73,7 @@ def with_peak(
     device: str = "cpu",  # "cpu" or "cuda"
 ) -> tuple[object, int | None]:  # what the call returns; bytes, None where the system does not tell (a CPU without Linux)
     "The most memory that the process holds in all while it works, on a GPU what torch has reserved there."
+    device = resolve_device(device)
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -88,6 +88,11 @@ def _in_place(node: fx.Node, net: nn.Module) -> bool:
     return node.op.startswith("call") and (node.target in _IN_PLACE or bool(given.get("inplace")) or name.endswith("_") and not name.startswith("_"))
 
 
+def _counts(node: fx.Node, maps: fx.Node, net: nn.Module) -> bool:
+    "Whether a step that nobody reads changes the maps: in place, on the way to them or they themselves; a classifier's own do not."
+    return (node.is_impure() or _in_place(node, net)) and (node < maps or maps in node.all_input_nodes)
+
+
 def _differ(net: nn.Module, followed: fx.GraphModule, size: int, away: float = 1e-3) -> bool:
     "Whether the steps that were followed give other scores than the network, of noise; on `meta` nobody knows."
     if any(p.is_meta for p in net.parameters()):
@@ -178,7 +183,7 @@ def cut(
     if other:
         raise ValueError(f"{kind} cannot be cut: in training it goes another way than by {other.name}; a module without parts, such as nn.Dropout, may do that")
     output.args = (maps,)
-    graph.eliminate_dead_code(lambda node: node.is_impure() or _in_place(node, traced))
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or _counts(node, maps, traced))
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced.train(net.training)

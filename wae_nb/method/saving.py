@@ -32,11 +32,12 @@ def sample_scores(
     size: int,  # pixels
 ) -> list[float]:  # of each class
     "What a classifier says of one fixed image."
-    mean, training = model.mean, model.training
+    mean, modes = model.mean, [(m, m.training) for m in model.modules()]
     image = torch.linspace(0, 1, 3 * size * size).view(1, 3, size, size).to(mean)
     with torch.no_grad():
         scores = model.eval()(image).s[0].tolist()
-    model.train(training)
+    for m, training in modes:  # some may be frozen
+        m.training = training
     return scores
 
 
@@ -136,7 +137,7 @@ def save(
     about = page_of(model, classes, fingerprint, metrics)
 
     def write(part: Path) -> None:
-        tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}  # a layer may be there by two names
         (part / TENSORS).write_bytes(to_bytes(tensors))  # `save_file` makes a file that its owner alone can read
         if not torch.tensor(sample := sample_scores(model, about["images"]["size"])).isfinite().all():
             raise ValueError("the network's scores are not finite numbers: its training diverged, or its weights are damaged; it is not saved")

@@ -61,7 +61,9 @@ def prunable_layers(
         return _chains(model)
     if any(m.groups > 1 for _, m in named if isinstance(m, nn.Conv2d)):
         raise ValueError(f"low_net ({type(model.low_net).__name__}) has no rule for pruning: its blocks have grouped convolutions")
-    return [[PrunableLayer(f"{n}.conv{i}", f"{n}.bn{i}", f"{n}.conv{i + 1}") for i in (1, 2) if hasattr(m, f"conv{i + 1}")] for n, m in blocks]
+    parts = [[PrunableLayer(f"{n}.conv{i}", f"{n}.bn{i}", f"{n}.conv{i + 1}") for i in (1, 2) if hasattr(m, f"conv{i + 1}")] for n, m in blocks]
+    usual = all(isinstance(model.get_submodule(layer.norm), nn.BatchNorm2d) for part in parts for layer in part)
+    return parts if usual else _chains(model)  # which says what is in the way
 
 
 def _chains(model: DecomposedClassifier) -> list[list[PrunableLayer]]:
