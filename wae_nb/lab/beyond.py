@@ -39,14 +39,15 @@ def ways_of(
     if runs.empty:
         return {}
     known, data = dict(zip(runs["fingerprint"], runs["record"])), runs["record"].iloc[0]["data"]
-    seeds, out = sorted(map(int, runs["seed"].unique())), {}
-    for (method, way), sizes in itertools.product(itertools.product(METHODS, WAYS), PROFILES.values()):
+    seeds, out = {method: sorted(map(int, each.unique())) for method, each in runs.groupby("method")["seed"]}, {}
+    there = [m for m in METHODS if m in seeds]
+    for (method, way), sizes in itertools.product(itertools.product(there, WAYS), PROFILES.values()):
         size = sizes[profile]
         recipe, shared = size.recipe(backbone, data["train"]), dict(image_size=image_size, width=size.width, head=size.head)
         trained = replace(recipe, **WAYS[way].changes(recipe))
-        specs = [RunSpec(method, backbone, data["checksum"], trained, seed, **shared) for seed in seeds]
-        if there := [known[f] for f in map(fingerprint_of, specs) if f in known]:
-            out.setdefault((method, way), there)
+        specs = [RunSpec(method, backbone, data["checksum"], trained, seed, **shared) for seed in seeds[method]]
+        if rows := [known[f] for f in map(fingerprint_of, specs) if f in known]:
+            out.setdefault((method, way), rows)
     return out
 
 

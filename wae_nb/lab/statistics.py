@@ -183,7 +183,7 @@ def _times_drawn(n_seeds: int, n: int, draws: int, seed: int) -> Iterator[tuple[
         yield tuple(w.astype(np.min_scalar_type(w.max())) for w in (seeds, images))
 
 
-@lru_cache(maxsize=6)  # the same for all rows of as many seeds and images
+@lru_cache(maxsize=12)  # the same for all rows of as many seeds and images
 def _kept(*of: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(_times_drawn(*of))
 
@@ -192,7 +192,8 @@ def _kept(*of: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def _drawn(gain: bytes, n_seeds: int, draws: int, seed: int) -> np.ndarray:
     gain = np.frombuffer(gain).reshape(n_seeds, -1)
     times = (_kept if draws * gain.shape[1] <= MOST_DRAWN else _times_drawn)(*gain.shape, draws, seed)
-    parts = [((seeds @ gain) * images).sum(1) for seeds, images in times]  # of counts, so that nothing gained is 0 and not nearly
+    by_image = np.ascontiguousarray(gain.T)
+    parts = [(seeds * (images.astype(float) @ by_image)).sum(1) for seeds, images in times]  # of counts, so that nothing gained is 0 and not nearly
     drawn = (np.concatenate(parts) / gain.size).round(12) + 0.0  # of photographs' shares, too; and no -0
     drawn.flags.writeable = False
     return drawn

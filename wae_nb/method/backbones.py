@@ -9,6 +9,7 @@ __all__ = ['Pixels', 'FAMILIES', 'IMAGENET_MEAN', 'IMAGENET_STD', 'INITS', 'Fami
 # %% ../../nbs/lib/method/backbones.ipynb #2e626eb7
 import copy
 import difflib
+import functools
 import importlib.util
 from collections import OrderedDict
 from collections.abc import Callable
@@ -100,10 +101,15 @@ _OWN = Family((), cut, make=lambda net: copy.deepcopy(net).cpu().requires_grad_(
 
 def backbone_names() -> list[str]:
     "The names that `features` takes: torchvision's networks of `FAMILIES`. Those of timm are `timm:` and timm's name."
+    known = tuple(p for f in FAMILIES.values() for p in f.prefixes)
+    return [n for n in _of_torchvision() if n.startswith(known)]
+
+
+@functools.cache
+def _of_torchvision() -> list[str]:
     import torchvision
 
-    known = tuple(p for f in FAMILIES.values() for p in f.prefixes)
-    return [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith(known)]
+    return torchvision.models.list_models(module=torchvision.models)
 
 # %% ../../nbs/lib/method/backbones.ipynb #c8a9326e
 def _near(name: str, names: list[str]) -> str:
@@ -118,8 +124,6 @@ def check_backbone(
         imported(name)
     if isinstance(name, nn.Module) or is_imported(name) or name in (names := backbone_names()):
         return
-    import torchvision
-
     if str(name).startswith("timm:"):
         if importlib.util.find_spec("timm") is None:
             raise ImportError(f"backbone={name!r} needs timm; install the extra: pip install 'wae_nb[timm]'")
@@ -127,7 +131,7 @@ def check_backbone(
 
         if (short := name.partition(":")[2]) not in (known := timm.list_models()):
             raise ValueError(f"backbone={name!r} is unknown to timm; use for instance timm:{_near(short, known).replace(', ', ', timm:')}")
-    elif name in torchvision.models.list_models(module=torchvision.models):
+    elif name in _of_torchvision():
         raise ValueError(f"backbone={name!r} is a transformer: it has no convolutional part to cut off; use a CNN, for instance convnext_tiny or resnet50")
     else:
         raise ValueError(f"backbone={name!r} is unknown; use {_near(str(name), names)}, timm:NAME, or module:Class for one of your own")

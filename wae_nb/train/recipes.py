@@ -9,6 +9,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULES', 'ENERGIES', 'as_numbers', 'StageRecipe', '
 # %% ../../nbs/lib/train/recipes.ipynb #aec85bf2
 import math
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from numbers import Real
 
 from ..method.backbones import INITS, family
@@ -24,13 +25,19 @@ def as_numbers(
     made,  # a frozen dataclass, while it is made
 ) -> None:
     "Make its numbers what they are said to be, float or int: 1 and 1.0 are the same run. Raises a one-line `ValueError` for what is no such number."
-    for f in fields(made):
-        value, kind = getattr(made, f.name), {float | None: float, int | None: int}.get(f.type, f.type)
-        if kind not in (float, int) or value is None and f.type is not kind:
+    for name, kind, or_none in _numbers_of(type(made)):
+        if type(value := getattr(made, name)) is kind or or_none and value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, Real) or kind is int and value % 1:
-            raise ValueError(f"{f.name}={value!r}: use a {'whole ' * (kind is int)}number")
-        object.__setattr__(made, f.name, kind(value))
+            raise ValueError(f"{name}={value!r}: use a {'whole ' * (kind is int)}number")
+        object.__setattr__(made, name, kind(value))
+
+
+@cache
+def _numbers_of(made: type) -> list[tuple[str, type, bool]]:
+    "Its numbers: the name, float or int, and whether None will do, too."
+    kinds = {float: (float, False), int: (int, False), float | None: (float, True), int | None: (int, True)}
+    return [(f.name, *kinds[f.type]) for f in fields(made) if f.type in kinds]
 
 
 @dataclass(frozen=True)
