@@ -100,7 +100,7 @@ def test_two_stream_rows_share_one_classifier(backbone):
 def test_scores_average():
     torch.manual_seed(0)
     for method in METHODS:
-        scores = build(method, "vgg11", 4, 48, 0.125).eval()(torch.rand(3, 3, 48, 48))
+        scores = build(method, "resnet18", 4, 48, 0.125).eval()(torch.rand(3, 3, 48, 48))
         expected = scores.s_L if scores.s_c is None else (scores.s_L + scores.s_c) / 2
         torch.testing.assert_close(scores.s, expected)
 

@@ -192,8 +192,6 @@ def test_unknown_row_is_one_line(tmp_path):
         (dict(backbone="vgg17"), "backbone='vgg17' is unknown"),
         (dict(profile="huge"), "profile='huge' is unknown"),
         (dict(data_rot="/somewhere"), "this notebook has no parameter 'data_rot'"),
-        (dict(data_root="2024"), "data_root=2024: use text"),
-        (dict(workers="1.5"), "workers=1.5: use a whole number"),
         (dict(seeds="1.5"), "seeds=1.5: use whole numbers"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
@@ -206,12 +204,8 @@ def test_bad_parameter_is_one_line(tmp_path, bad, message):
     assert not list((tmp_path / "runs").glob("*"))
 
 
-ELSE = [("01_decomposition", dict(epochs="two"), "epochs='two': use a whole number"), ("04_timing", dict(batches="0"), "batches=")]
-
-
-@pytest.mark.parametrize("name, bad, message", ELSE)
-def test_values_that_would_be_something_else(tmp_path, name, bad, message):
+def test_a_value_that_would_be_something_else(tmp_path):
     """Refused before anything is done, where a default would quietly be taken."""
-    done = run_notebook(name, tmp_path / "out.ipynb", tmp_path, figures_dir=tmp_path / "figures", **bad)
-    assert done.returncode != 0 and any(line.startswith(f"ValueError: {message}") for line in done.stderr.splitlines())
+    done = run_notebook("04_timing", tmp_path / "out.ipynb", tmp_path, figures_dir=tmp_path / "figures", batches="0")
+    assert done.returncode != 0 and any(line.startswith("ValueError: batches=") for line in done.stderr.splitlines())
     assert not (tmp_path / "figures").exists()
