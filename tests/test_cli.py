@@ -298,6 +298,8 @@ WRONG = {  # words → what is named, and the remedy
     "export {half} --to torch-export --data people": ("data_root='people' is not what half-resnet18", "give the same folder"),
     "train": ("'DIR'", "See wae train --help"),
     "train nowhere": ("nowhere' is not a folder", "give a folder that holds"),
+    "train nowhere --backbone resnet18 --weights none.pth": ("none.pth' is no file", "use one of DEFAULT"),  # before the images are read
+    "train nowhere --backbone resnet18 --width 0.125 --weights DEFAULT": ("width=0.125", "use width=1"),
     "train people --method whole": ("method='whole'", "use one of plain, half"),
     "train people --backbone resnet999": ("backbone='resnet999'", "use resnet50"),
     "train people --epochs 0": ("epochs=0", "at least 1"),

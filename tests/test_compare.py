@@ -22,7 +22,7 @@ import wae_nb
 from wae_nb.cli import main
 from wae_nb.data import faces
 from wae_nb.data.sets import load_data
-from wae_nb.lab import forecast
+from wae_nb.lab import compare, forecast
 from wae_nb.lab.answers import answer, comparison_table, read_comparison
 from wae_nb.lab.cheaper import parse_row, spec_of, untrained
 from wae_nb.lab.compare import Question, _recipe, plan_rows
@@ -223,7 +223,7 @@ def test_what_fits_the_hours(drawn, tmp_path):
     specs = {m: RunSpec(m, "resnet18", data.checksum, recipe, image_size=32, width=0.125) for m in ("half", "wae", "I_L")}
     specs["taylor:0.5"] = spec_of(parse_row("taylor:0.5", "resnet18"), RunSpec(**vars(base) | dict(given="1" * 64)), recipe)
     hours = hours_of(specs, data, cpu, tmp_path / "runs", steps=2)
-    assert [len(h) for h in hours.values()] == [1, 3, 2, 1] and all(h > 0 for row in hours.values() for h in row.values())
+    assert [len(h) for h in hours.values()] == [1, 3, 2, 2] and all(h > 0 for row in hours.values() for h in row.values())
     assert hours["wae"].keys() & hours["I_L"].keys() == {specs["wae"].parent.parent.name}
     get_or_train(specs["half"], data, cpu, tmp_path / "runs")
     assert hours_of(dict(half=specs["half"]), data, cpu, tmp_path / "runs", steps=2) == dict(half={})
@@ -240,6 +240,28 @@ def test_rounding_takes_no_epoch():
         whole = sum(h[row] for row, h in hours.items())
         for n in range(forecast.LEAST_EPOCHS, 9):
             assert fit_budget(hours, 8, whole / 8 * n / forecast.SHARE).epochs == n
+
+
+def test_a_dear_row_leaves_room_for_the_others():
+    """One that does not fit is left out, whatever its place; what is finished costs nothing and stays."""
+    fits = fit_budget(dict(wae={"wae": 10.0}, half={"half": 1.0}, done={}), 16, 2.0)
+    assert fits.rows == ("half", "done") and fits.left_out == ("wae",) and fits.epochs == 16 and fits.hours == dict(half=1.0, done=0.0)
+    assert fit_budget(dict(half={"half": 4.0}, wae={"wae": 4.0}, done={}), 16, 1.3).rows == ("half", "done")
+    with pytest.raises(ValueError, match="^hours=1: not one row can be trained in them for 1 epochs; the shortest needs about 11$"):
+        fit_budget(dict(half={"half": 9.0}), 1, 1.0)
+
+
+def test_hours_that_the_standard_network_needs(drawn, tmp_path, monkeypatch):
+    """What the refusal names is enough, of all the hours; not enough is a little less."""
+    data, cpu = load_data(drawn, 32, tmp_path / "data"), Engine(**CPU)
+    fresh = RunSpec("plain", "resnet18", data.checksum, short_recipe("s", len(data.indices("train"))), image_size=32, width=0.125)
+    monkeypatch.setattr(compare, "hours_of", lambda specs, *_: dict(plain={"plain": 6.0}))
+    monkeypatch.setattr(compare, "get_or_train", lambda spec, *_: pytest.fail(f"{spec.recipe.classify.epochs} epochs"))
+    asked = Question(rows=("half",), epochs=48, hours=0.7)
+    with pytest.raises(ValueError, match="^hours=0.7: the standard network gets a third of them, and needs about 1.9 in all; give more, or"):
+        compare.trained_base(fresh, asked, data, tmp_path, cpu, lambda said: None)
+    with pytest.raises(pytest.fail.Exception, match="4 epochs"):
+        compare.trained_base(fresh, dataclasses.replace(asked, hours=1.9), data, tmp_path, cpu, lambda said: None)
 
 
 def test_weights_of_other_classes_are_a_start_and_no_network(drawn, tmp_path):
@@ -379,7 +401,10 @@ def test_the_answer():
     enough = max(k for k in range(n) if 100 * score_interval(0, k, n)[0] >= -1)  # more that the other alone has right don't say it
     assert stats.binom.cdf(enough, n, 2 / 400) == pytest.approx(0.8, abs=0.06) and of(few).named is few
     assert of(row("d", 9.0, (-5.0, -6.0, -4.0))).sentence.endswith("-5.00 points [-6.00, -4.00].")
-    assert of(c).row is None and "No row is faster" in of(c).sentence
+    assert of(c).row is None and "No row is faster" in of(c).sentence and of(c).sentence.startswith("No faster row is within 1 point")
+    assert of(row("d", 0.9, (-4.0, -5.0, -3.0))).sentence.startswith("No row is within") and of().sentence == "No row was left to compare with the original."
+    for low, who in ((-0.1, "No faster row"), (-1.1, "No row")):
+        assert of(b, row("d", 0.9, (0.2, low, 0.6))).sentence.startswith(f"{who} is within 1 point of the original by its interval. The cheapest by its mean")
 
 
 def test_a_pruned_network_is_no_standard_one(compared, drawn, tmp_path):

@@ -54,6 +54,14 @@ def test_hours_of_pruning(monkeypatch, tmp_path):
     assert h == pytest.approx(0.01 * (3 * 2 * 4 + 5 * 8))  # three times two epochs of 200 images, then five of 400; each update a hundredth of an hour
 
 
+def test_hours_of_pruning_with_a_teacher(monkeypatch, tmp_path):
+    """Its answers are computed for as many images as are trained on: three times two epochs of 200, then five of 400."""
+    spec = RunSpec("taylor", "resnet18", "d", replace(recipe(), distill=Distill(start=True, epochs=99)), image_size=32, width=0.125, keep=0.5)
+    h = hours(monkeypatch, tmp_path, 9.0, row=spec)["row"]
+    assert h[spec.name] == pytest.approx(0.01 * (3 * 2 * 4 + 5 * 8))
+    assert h[f"answers of {spec.teacher.name}"] == pytest.approx((3 * 2 * 200 + 5 * 400) * 9.0 / 3600)
+
+
 @pytest.mark.parametrize("row, runs", [("half", "half"), ("wae", "wae stage 1, wae stage 2, wae stage 3"), ("taylor", "plain, taylor"), ("given", "taylor")])
 def test_minutes_are_of_all_that_a_row_needs(monkeypatch, tmp_path, row, runs):
     """Stages before it and the network that it is cut from, unless that was brought."""

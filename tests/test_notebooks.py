@@ -80,6 +80,10 @@ def test_parameters_are_checked_by_their_annotations(path):
                 check_parameters([declared, f"# Parameters\n{name} = {bad!r}\n"])
     with pytest.raises(ValueError, match="this notebook has no parameter 'sedes'; it has "):
         check_parameters([declared, "# Parameters\nsedes = 1\n"])
+    for name, value, said in (("seeds", "list = list(range(5))", "list(range(5))"), ("lr", "float = 1 / 3", "1 / 3")):  # as somebody may write them there
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{name}={said}')}: use plain numbers or text$"):
+            check_parameters([declared, f"{name}: {value}"])
+    assert check_parameters([declared, "x: int"]) == defaults
 
 
 def test_table_6_on_a_folder_and_again(people, tmp_path):

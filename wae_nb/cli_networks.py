@@ -76,7 +76,7 @@ def _train(images, method, backbone, size, width, head, epochs, crops, noise, de
     from wae_nb.train.engine import Engine
     from wae_nb.train.given import give
     from wae_nb.train.runs import get_or_train
-    from wae_nb.train.specs import RunSpec
+    from wae_nb.train.specs import RunSpec, check_start
 
     out = Path(out).expanduser()
     if method in ("thinet", "taylor"):
@@ -90,11 +90,13 @@ def _train(images, method, backbone, size, width, head, epochs, crops, noise, de
             check_shape(net.config["arguments"], teacher)
             backbone, size, width, head = (net.config["arguments"][k] for k in ("backbone", "image_size", "width", "head"))
         shape = dict(image_size=size, width=width, head=head)
-        RunSpec(method, backbone, "", _checked_recipe(epochs, crops, noise), seed, **shape)  # before the images are read
+        checked = RunSpec(method, backbone, "", _checked_recipe(epochs, crops, noise), seed, **shape)  # before the images are read
+        if weights:
+            check_start(checked)
+        start = keep_weights(weights, backbone, out) if weights else ""
         data = load_data(images, size, out / "data")
         recipe = _recipe(data, backbone, epochs, crops, noise)
         given = give(net, data, recipe, out, engine, seed).spec.given if net else ""
-        start = keep_weights(weights, backbone, out) if weights else ""
         recipe = _recipe(data, backbone, epochs, crops, noise, "start" if _fits(method) else "taught") if net else recipe
         run = get_or_train(RunSpec(method, backbone, data.checksum, recipe, seed, start=start, given=given, **shape), data, engine, out)
     show_run(run, as_json)

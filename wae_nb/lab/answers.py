@@ -9,6 +9,7 @@ __all__ = ['RECORD_ENDING', 'Answer', 'answer', 'comparison_table', 'comparison_
 import json
 import math
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -36,6 +37,11 @@ def _said(row: dict, base: dict) -> str:
     d, low, high = row["difference"]
     ms, whole = row["times"]["latency_ms"][1], base["times"]["latency_ms"][1]
     return f"{row['title']}, {row['times']['speedup'][1]:.2f} times as fast ({ms:.2f} ms in place of {whole:.2f}), {d:+.2f} points [{low:+.2f}, {high:+.2f}]"
+
+
+def _nobody(within: Iterable[bool]) -> str:
+    "Who is not, where of the rows that are no faster some may be."
+    return "No faster row" if any(within) else "No row"
 
 
 def _to_say_it(row: dict, points: float, images: int, level: float) -> str:
@@ -68,12 +74,16 @@ def answer(
         if near[-1:] and (more := near[-1]["times"]["speedup"][1]) > best["times"]["speedup"][1]:
             said += f" By its mean alone: {near[-1]['title']}, {more:.2f} times; to say it, {_to_say_it(near[-1], points, *of)}."
         return Answer(best, said, best)
+    slower = [r["difference"] for r in rows if r not in faster]
+    if not rows:
+        return Answer(None, "No row was left to compare with the original.")
     if not near:
         most = max(faster, key=lambda r: (r["difference"][0], r["times"]["speedup"][1]), default=None)
         what = f"The most accurate that is faster: {_said(most, base)}." if most else "No row is faster."
-        return Answer(None, f"No row is {limit}, by its mean or by its interval. {what}", most)
+        return Answer(None, f"{_nobody(d > -points for d, _, _ in slower)} is {limit}, by its mean or by its interval. {what}", most)
     needed = _to_say_it(near[-1], points, *of)
-    return Answer(None, f"No row is {limit} by its interval. The cheapest by its mean: {_said(near[-1], base)}; to say it, {needed}.", near[-1])
+    denied = f"{_nobody(low >= -points for _, low, _ in slower)} is {limit} by its interval"
+    return Answer(None, f"{denied}. The cheapest by its mean: {_said(near[-1], base)}; to say it, {needed}.", near[-1])
 
 
 def comparison_table(

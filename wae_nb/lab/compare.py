@@ -19,7 +19,7 @@ import torch
 from ..data.files import write_json
 from ..data.pack import Dataset
 from .cheaper import Cheaper, spec_of, touched, WHOLE_NETWORK
-from .forecast import Budget, fit_budget, hours_of, PAYS, time_prepared, times_ahead
+from .forecast import Budget, fit_budget, hours_of, least_hours, PAYS, time_prepared, times_ahead
 from .statistics import accuracy_difference, told_apart
 from .timing import prepared, Setting, working_memory
 from .tradeoff import calibration_images, evaluate_int8
@@ -91,7 +91,11 @@ def trained_base(
         plan = Path(out) / f"base-{spec(epochs).name[-10:]}-{question.hours:g}.json"
         if not (found := _found_plan(plan)):
             say("training a few steps, to see what fits the hours")
-            found = dict(epochs=fit_budget(hours_of(dict(plain=spec(epochs)), data, engine, runs_dir), epochs, question.hours / 3).epochs)
+            hours = hours_of(dict(plain=spec(epochs)), data, engine, runs_dir)
+            if (least := 3 * least_hours(hours, epochs)) > question.hours:
+                said = f"hours={question.hours:g}: the standard network gets a third of them, and needs about {least:.2g} in all"
+                raise ValueError(f"{said}; give more, or the trained network as model")
+            found = dict(epochs=fit_budget(hours, epochs, question.hours / 3).epochs)
             plan.parent.mkdir(parents=True, exist_ok=True)
             write_json(plan, found)
         epochs = found["epochs"]
@@ -145,7 +149,9 @@ def plan_rows(
     budget = Budget(question.epochs, tuple(specs), (), {})
     if question.hours is not None and specs:
         say("training a few steps of each stage, to see what fits the hours")
-        budget = fit_budget(hours_of(specs, data, engine, out / "runs"), question.epochs, question.hours)
+        budget = fit_budget(hours := hours_of(specs, data, engine, out / "runs"), question.epochs, question.hours)
+        if budget.epochs < question.epochs and not all(hours.values()):  # what is finished is so with all its epochs
+            budget = fit_budget(hours_of(specs, data, engine, out / "no runs"), question.epochs, question.hours)
     late = [str(r) for r in rows if str(r.trained) in budget.left_out]
     left_out = {row: f"no time in the {question.hours:.2g} hours that there are" for row in late} | left_out
     plan = dict(asked=asked, epochs=budget.epochs, train=list(budget.rows), left_out=left_out, hours=budget.hours, ahead=ahead)

@@ -98,7 +98,7 @@ def check_parameters(
             body = ast.parse(cell).body
         except SyntaxError:  # a magic command
             continue
-        declared |= {n.target.id: (ast.unparse(n.annotation), ast.literal_eval(n.value)) for n in body if isinstance(n, ast.AnnAssign)}
+        declared |= {n.target.id: (ast.unparse(n.annotation), _literal(n.target.id, n.value)) for n in body if isinstance(n, ast.AnnAssign) and n.value}
         if cell.startswith("# Parameters\n"):  # papermill's cell
             given |= {t.id: _literal(t.id, n.value) for n in body if isinstance(n, ast.Assign) for t in n.targets}
     if not declared:
