@@ -87,14 +87,14 @@ def _against_full(rows: Rows, key: tuple[str, str] | None, least: float, sure: f
     return out
 
 # %% ../../nbs/lib/lab/goals.ipynb #9d907a07
-def _above_half(tasks: dict[str, Rows]) -> Goal:
+def _above_half(tasks: dict[str, Rows], where: str = "on some task") -> Goal:
     "Whether some decomposition is above half resolution trained alike, by its own interval and corrected for their number."
     pairs = {(task, k): of_both(rs, rows[BAR[0], k[1]]) for task, rows in tasks.items() for k, rs in _halves(rows).items()}
     found = {p: accuracy_difference(*both) for p, both in pairs.items()}
     above = sorted((p for p, d in found.items() if d[1] > 0), key=lambda p: -len(pairs[p][0]))
     several = [p for p in pairs if len(pairs[p][0]) > 1]
     stay = [p for p, q in zip(several, holm([p_of_difference(*pairs[p]) for p in several])) if q < 0.05 and p in above]
-    goal = "some decomposition above half resolution on some task, both taught alike: interval without 0"
+    goal = f"some decomposition above half resolution {where}, both taught alike: interval without 0"
     if not above:
         return Goal(goal, f"none of {len(pairs)}", 0, MISSED)
     task, k = first = (stay or above)[0]
@@ -106,13 +106,14 @@ def goals_table(
     tasks: dict[str, Rows],  # of `tasks_of`, of VGG16-BN
     others: dict[str, Rows],  # of `tasks_of`, of ResNet-50
     demo: dict[str, list[dict]],  # row of Table 6 → its records on drawn faces
+    noisy: dict[str, Rows],  # of `noisy_tasks`
 ) -> pd.DataFrame:  # strings; a line for each goal, and for each bar that it can be measured from
     "What was to be reached past the paper, and what the records say."
     rows, resnet = tasks.get(LARGE, {}), others.get(LARGE, {})
     out = _accuracy("VGG16-BN", rows, 87, 25) + _accuracy("ResNet-50", resnet, 85, 25) + _accuracy("ResNet-50", resnet, 85)
     if WHOLE in rows:
         out += _against_full(rows, _best({k: rs for k, rs in _halves(rows).items() if rows[WHOLE][0]["macs"] >= FEWER * rs[0]["macs"]}), -1, -2)
-    out.append(_above_half(tasks))
+    out += [_above_half(tasks), _above_half(noisy, "on noisy images")]
     twice = _best(rows, "linear-2")
     out += _against_full(rows, twice, -4)
     if twice and (bar := rows.get(("quarter", twice[1]))):
@@ -122,16 +123,22 @@ def goals_table(
     return pd.DataFrame(out, columns=["goal", "measured, points [95 % CI]", "seeds", "said"]).set_index("goal")
 
 
+def _said_of(above: Goal) -> str:
+    return f"{above.measured}, {above.seeds} seed{'s' * (above.seeds != 1)}; {above.said}" if above.seeds else above.measured
+
+
 def answers(
     tasks: dict[str, Rows],  # of `tasks_of`
+    noisy: dict[str, Rows],  # of `noisy_tasks`
 ) -> list[str]:  # Markdown
     "What follows for who has to choose, each sentence as the records have it."
     above, rows = _above_half(tasks), tasks.get(LARGE, {})
-    by = f" ({above.measured}, {above.seeds} seed{'s' * (above.seeds != 1)}; {above.said})" if above.seeds else f" ({above.measured})"
+    by = f" ({_said_of(above)})"
     told = f"Yes{by}." if above.said == MET else f"Not reliably{by}. Take the half-size image and a teacher, and leave the details."
     out, half, twice = [f"*Does a decomposition beat the half-size image, taught alike?* {told}"], _best(rows, BAR[0]), _best(rows, "linear-2")
     trained = paired(rows[half], rows[BAR[0], "labels"]) if half and (BAR[0], "labels") in rows else None
     best = _best({k: rs for k, rs in _halves(rows).items() if k[1] == half[1]}) if half else None
+    out.append(f"*And on noisy images?* {_said_of(_above_half(noisy))}.")
     if trained and best and (details := paired(rows[best], rows[half])):
         said = f"to the half-size image, {_points(trained)} points; the best decomposition trained so is {_points(details)} from it"
         out.append(f"*What is longer training by a teacher worth, and what are details?* On {LARGE}, {said}.")
